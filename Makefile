@@ -180,12 +180,17 @@ $(PHANTOM): $(BUILD)/ct
 
 phantom: $(PHANTOM)
 
+TUNE = $(BIN)/python -m benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt --views $(BUILD)/views
+
 checkpoint: $(PHANTOM)
 	@echo "== first stage: the image tower, trained on masks"
 	@$(BIN)/python -m benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
-	@echo "== second stage: tuned on reports, with LRCLR's loss and with the global loss alone"
-	@$(BIN)/python -m benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/lrclr
-	@$(BIN)/python -m benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/global --local none
+	@echo "== then tuned on reports, with LRCLR's loss and with the global loss alone"
+	@$(BIN)/python -m benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
+	@$(TUNE) -o $(BUILD)/lrclr
+	@$(TUNE) -o $(BUILD)/global --local none
+	@$(BIN)/python -m benchmarks.checkpoint.prompts $(PHANTOM) $(BUILD)/lrclr
+	@$(BIN)/python -m benchmarks.checkpoint.prompts $(PHANTOM) $(BUILD)/global
 	@$(BIN)/lrclr evaluate $(BUILD)/lrclr $(PHANTOM) --split external --against $(BUILD)/global --store -o $(BUILD)/report
 	@$(BIN)/python -m benchmarks.checkpoint.pack $(BUILD)/lrclr -o lrclr/data/checkpoint
 
@@ -193,10 +198,12 @@ SEEDS := 0 1 2
 
 checkpoint-seeds: $(PHANTOM)
 	@$(BIN)/python -m benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
+	@$(BIN)/python -m benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
 	@set -e; for seed in $(SEEDS); do for local in pair+words none; do \
 	  echo "== seed $$seed, local loss: $$local"; out=$(BUILD)/seeds/$$local-$$seed; mkdir -p $$(dirname $$out); \
-	  $(BIN)/python -m benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt -o $$out --local $$local --seed $$seed; \
-	  test -f $$out.npz || $(BIN)/lrclr evaluate $$out $(PHANTOM) --split external --store --bootstrap 0 --scores $$out.npz; \
+	  test -f $$out.npz || { $(TUNE) -o $$out --local $$local --seed $$seed; \
+	    $(BIN)/python -m benchmarks.checkpoint.prompts $(PHANTOM) $$out; \
+	    $(BIN)/lrclr evaluate $$out $(PHANTOM) --split external --store --bootstrap 0 --scores $$out.npz; }; \
 	done; done
 	@$(BIN)/python -m benchmarks.checkpoint.seeds $(PHANTOM) --lrclr $(SEEDS:%=$(BUILD)/seeds/pair+words-%.npz) \
 	  --global-only $(SEEDS:%=$(BUILD)/seeds/none-%.npz)

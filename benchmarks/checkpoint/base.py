@@ -41,14 +41,15 @@ __all__ = ["BaseRun", "losses"]
 
 _WARM_UP = 60
 _MATRIX_RATE, _RATE = 5e-3, 8e-4
-_FALL = 0.25  # share of the steps over which the rate falls
+_FALL = 0.3  # share of the steps over which the rate falls
 _KEPT = 0.99  # of the average of the weights, at each step
 _EXAMPLES = 200  # images from which the initial patch embedding is computed
 _STRONGEST = 2  # cells whose mean logit stands for the image
-# Lung lesions are learnt last. They are small, so each cell of one counts more; their loss counts more, too, and images
+# Lung lesions are learnt last. They are small, so each cell of one counts more; their losses count more, and images
 # with a lesion are drawn more often.
 _POSITIVE = torch.tensor([2.0, 4.0, 2.0, 2.0, 4.0, 15.0, 2.0])
 _OF_FINDING = torch.tensor([1.0, 2.0, 1.0, 1.0, 2.0, 8.0, 1.0])
+_OF_LABEL = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 4.0, 1.0])
 _LESION, _LESION_DRAWS = FINDINGS.index("Lung Lesion"), 3
 
 
@@ -162,7 +163,11 @@ def losses(cells: Tensor, image: Tensor, coverage: Tensor | None, labels: Tensor
     """
     cross_entropy = nn.functional.binary_cross_entropy_with_logits
     strongest = cells.flatten(2).topk(_STRONGEST, dim=-1).values.mean(-1)
-    parts = {"image": cross_entropy(image, labels) / 2, "strongest": cross_entropy(strongest, labels) / 2}
+    weight = _OF_LABEL.expand_as(labels)
+    parts = {
+        "image": cross_entropy(image, labels, weight=weight),
+        "strongest": cross_entropy(strongest, labels, weight=weight) / 2,
+    }
     if coverage is not None:
         of_cells = cross_entropy(cells, coverage, pos_weight=_POSITIVE[:, None, None], reduction="none")
         parts["cells"] = 4 * (of_cells.mean((0, 2, 3)) * _OF_FINDING).mean()

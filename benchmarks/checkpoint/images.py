@@ -16,12 +16,11 @@ from benchmarks.phantom.cases import FINDINGS
 from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["CELLS", "PATCH", "SIZE", "Split", "as_pixel_values", "augmented", "read_split", "row_batches"]
+__all__ = ["CELLS", "PATCH", "SIZE", "Split", "as_pixel_values", "augmented", "read_reports", "read_split"]
 
 SIZE, PATCH = 112, 8
 CELLS = 2
@@ -50,8 +49,7 @@ class Split:
 
 def read_split(dataset: Path, split: str) -> Split:
     """Read one split of a phantom data set. Images are reduced as the network's preprocessing reduces them."""
-    with dataset.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    rows = _rows(dataset, split)
     images, masks = (
         np.stack([_reduced(dataset.parent / row[column], method) for row in rows])
         for column, method in (("image", Image.Resampling.BICUBIC), ("mask", Image.Resampling.NEAREST))
@@ -60,19 +58,19 @@ def read_split(dataset: Path, split: str) -> Split:
     return Split(images, masks, labels, tuple(row["report"] for row in rows))
 
 
+def read_reports(dataset: Path, split: str) -> tuple[str, ...]:
+    """Read the reports of one split of a phantom data set."""
+    return tuple(row["report"] for row in _rows(dataset, split))
+
+
+def _rows(dataset: Path, split: str) -> list[dict[str, str]]:
+    with dataset.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["split"] == split]
+
+
 def _reduced(path: Path, method: Image.Resampling) -> NDArray[np.uint8]:
     with Image.open(path) as image:
         return np.asarray(image.resize((SIZE, SIZE), method))
-
-
-def row_batches(rows: int, size: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Sorted numbers of the rows of each step's batch; all rows in random order, again and again."""
-    left = np.empty(0, np.int64)
-    for _ in range(steps):
-        if len(left) < size:
-            left = rng.permutation(rows)
-        yield np.sort(left[:size])
-        left = left[size:]
 
 
 def as_pixel_values(grey: Tensor) -> Tensor:

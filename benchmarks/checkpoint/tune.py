@@ -1,12 +1,13 @@
-"""Second stage: tunes the base on images and sentences of their reports, with LRCLR's loss or CheXzero's.
+"""Third stage: tunes the base on views of images and sentences of their reports, with LRCLR's loss or CheXzero's.
 
 ::
 
-    python -m benchmarks.checkpoint.tune build/phantom/manifest.csv --base build/base.pt -o build/lrclr
-    python -m benchmarks.checkpoint.tune build/phantom/manifest.csv --base build/base.pt -o build/global --local none
+    python -m benchmarks.checkpoint.tune DATASET --base build/base.pt --views build/views -o build/lrclr
+    python -m benchmarks.checkpoint.tune DATASET --base build/base.pt --views build/views -o build/global --local none
 
-Both use the same images, sentences and augmentation, in the same order. Neither uses masks or labels. The same command
-continues a run that was stopped.
+The image tower stays as the base has it (Zhai et al., LiT, 2022), except for the norm before the projection. Both
+losses use the same views and sentences, in the same order. Neither uses masks or labels. The same command continues a
+run that was stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import math
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.checkpoint.images import SIZE, augmented, read_split
+from benchmarks.checkpoint.images import SIZE, read_reports
 from benchmarks.checkpoint.initial import initialise_fusion
 from benchmarks.checkpoint.network import CONTEXT, network
 from benchmarks.checkpoint.running import BATCH, RowBatches, run_to_end
+from benchmarks.checkpoint.views import read_views
 from benchmarks.checkpoint.vocabulary import learn_tokenizer
 from benchmarks.commands import reports_errors
 from lrclr._files import sha256_of
@@ -35,45 +38,61 @@ from lrclr.text import FindingSet
 from lrclr.training import ContrastiveTask, LossSettings
 
 if TYPE_CHECKING:
-    from benchmarks.checkpoint.images import Split
+    from collections.abc import Mapping, Sequence
+
+    from benchmarks.checkpoint.views import Views
     from lrclr.model import LrclrModel
     from lrclr.training import LocalLoss
 
 __all__ = ["TuneRun"]
 
 _WARM_UP = 100
-_TOWER_RATE, _RATE = 3e-4, 1e-3
-_FROZEN_LAYERS = 3  # the first layers detect edges, which the base has learnt
+_RATE = 1e-3
 _ALPHA = 0.5
 
 
 class TuneRun:
     """The run that tunes a base; see `benchmarks.checkpoint.running.Run`."""
 
-    def __init__(self, data: Split, base: dict[str, Tensor], *, local: LocalLoss, steps: int, seed: int) -> None:
+    def __init__(
+        self,
+        reports: Sequence[str],
+        views: Views,
+        base: Mapping[str, Tensor],
+        *,
+        local: LocalLoss,
+        steps: int,
+        seed: int,
+    ) -> None:
         torch.manual_seed(seed)
         self.step, self.steps = 0, steps
-        self.tokenizer = learn_tokenizer(data.reports, context_length=CONTEXT)
+        self.tokenizer = learn_tokenizer(reports, context_length=CONTEXT)
         self.model = network(vocabulary=self.tokenizer.vocab_size)
         self.model.vision_model.load_state_dict(base)
-        self._data, self._local = data, local
+        self._views, self._local, self._sentences = views, local, Sentences(reports)
         initialise_fusion(self.model.fusion_head, torch.Generator().manual_seed(seed + 3))
         self._task = ContrastiveTask(self.model, LossSettings(local=local, pairs_at_once=0))
         self._optimizer = _optimizer(self.model)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
-        self._rng = torch.Generator().manual_seed(seed + 1)
-        self._rows = RowBatches(np.arange(len(data.images)), seed + 2)
+        self._rows = RowBatches(np.arange(len(views.rows)), seed + 2)
 
     def advance(self) -> dict[str, float]:
         """As `Run.advance`."""
-        chosen = self._rows.draw()
-        pixel_values, _ = augmented(self._data.images[chosen], None, self._rng)
-        texts = [_some_sentences(self._data.reports[row], self._rows.rng) for row in chosen]
+        chosen = torch.from_numpy(self._rows.draw())
+        texts = [self._sentences.draw(row, self._rows.rng) for row in self._views.rows[chosen].tolist()]
         tokens = self.tokenizer.encode(texts, truncate=True)
         distinct = {text.lower(): number for number, text in enumerate(texts)}
         key = torch.tensor([distinct[text.lower()] for text in texts])
+        regions = self._views.tokens[chosen].float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            result = self._task(pixel_values, torch.from_numpy(tokens.input_ids), torch.from_numpy(tokens.mask), key)
+            image = self.model.visual_projection(self.model.vision_model.pool(regions[:, 0]))
+            result = self._task.loss(
+                nn.functional.normalize(image.float(), dim=-1),
+                regions,
+                torch.from_numpy(tokens.input_ids),
+                torch.from_numpy(tokens.mask),
+                key,
+            )
         self._optimizer.zero_grad()
         result["loss"].backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -91,7 +110,6 @@ class TuneRun:
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "rng": self._rng.get_state(),
             "rows": self._rows.state(),
         }
 
@@ -101,7 +119,6 @@ class TuneRun:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self._rng.set_state(state["rng"])
         self._rows.restore(state["rows"])
 
     def checkpoint(self) -> Checkpoint:
@@ -120,28 +137,37 @@ class TuneRun:
 
 
 def _optimizer(model: LrclrModel) -> torch.optim.Optimizer:
-    vision = model.vision_model
-    for part in (vision.embeddings, vision.pre_layrnorm, *vision.encoder.layers[:_FROZEN_LAYERS]):
-        part.requires_grad_(False)
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.vision_model.named_parameters():
+        parameter.requires_grad_("post_layernorm" in name)
+    groups: dict[bool, list[Tensor]] = {False: [], True: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and "embedding" not in name
-            groups.setdefault((name.startswith("vision_model"), decays), []).append(parameter)
+            groups[parameter.ndim > 1 and "embedding" not in name].append(parameter)
     return torch.optim.AdamW(
-        [
-            {"params": some, "lr": _TOWER_RATE if in_tower else _RATE, "weight_decay": 0.05 if decays else 0.0}
-            for (in_tower, decays), some in groups.items()
-        ],
+        [{"params": some, "weight_decay": 0.05 if decays else 0.0} for decays, some in groups.items()],
+        lr=_RATE,
         betas=(0.9, 0.98),
     )
 
 
-def _some_sentences(report: str, rng: np.random.Generator) -> str:
-    """One or two sentences, since prompts are shorter than reports and short texts make the fusion head fast."""
-    sentences = re.findall(r"[^.]+\.", report)
-    count = int(rng.integers(1, min(3, len(sentences) + 1)))
-    return " ".join(sentences[at].strip() for at in rng.permutation(len(sentences))[:count])
+class Sentences:
+    """Draws one or two sentences of a report, since prompts are shorter than reports and short texts are faster.
+
+    A sentence is drawn in proportion to the inverse square root of how many reports have it. Otherwise most texts say
+    that nothing was found, in the same words for many images, which teaches little: after 300 steps on a frozen base,
+    the mean AUROC was 0.942 on the validation split, against 0.934 with equal chances.
+    """
+
+    def __init__(self, reports: Sequence[str]) -> None:
+        self._reports = [[each.strip() for each in re.findall(r"[^.]+\.", report)] for report in reports]
+        counts = Counter(each for sentences in self._reports for each in sentences)
+        self._weights = [np.array([counts[each] for each in sentences]) ** -0.5 for sentences in self._reports]
+
+    def draw(self, report: int, rng: np.random.Generator) -> str:
+        """A text from the report of this number."""
+        sentences, weights = self._reports[report], self._weights[report]
+        count = int(rng.integers(1, min(3, len(sentences) + 1)))
+        return " ".join(rng.choice(sentences, count, replace=False, p=weights / weights.sum()))
 
 
 @reports_errors
@@ -150,15 +176,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.tune", description="Tune the base on reports.")
     parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
     parser.add_argument("--base", type=Path, required=True, help="weights that benchmarks.checkpoint.base wrote")
+    parser.add_argument("--views", type=Path, required=True, help="folder that benchmarks.checkpoint.views wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--local", choices=("none", "pair", "pair+words"), default="pair+words", help="local loss")
-    parser.add_argument("--epochs", type=float, default=4.8, help="passes through the training split")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
+    parser.add_argument("--epochs", type=float, default=2, help="passes through the views")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order")
     options = parser.parse_args()
-    data = read_split(options.dataset, "train")
-    steps = int(options.epochs * len(data.images) / BATCH)
+    views = read_views(options.views)
+    steps = int(options.epochs * len(views.rows) / BATCH)
     base = torch.load(options.base, weights_only=True)
-    run = TuneRun(data, base, local=options.local, steps=steps, seed=options.seed)
+    reports = read_reports(options.dataset, "train")
+    run = TuneRun(reports, views, base, local=options.local, steps=steps, seed=options.seed)
     files = {"dataset": sha256_of(options.dataset), "base": sha256_of(options.base)}
     run_to_end(run, options.output, {**files, "local": options.local, "seed": options.seed, "steps": steps})
     run.checkpoint().save(options.output, overwrite=True)

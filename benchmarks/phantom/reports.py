@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from benchmarks.phantom.cases import Case, Item
 
-__all__ = ["write_report"]
+__all__ = ["stated", "write_report"]
 
 _SIZE_WORDS: Mapping[str, Sequence[str]] = {
     "small": ("small", "mild", "minor"),
@@ -27,6 +27,7 @@ _SIZED: Mapping[str, Mapping[str, Sequence[str]]] = {
         "large": ("severely", "markedly"),
     },
 }
+_LOBES = ("left upper lobe", "left lower lobe", "right upper lobe", "right middle lobe", "right lower lobe")
 _PRESENT: Mapping[str, Sequence[str]] = {
     "Pleural Effusion": (
         "{Size} {side} pleural effusion.",
@@ -146,15 +147,28 @@ def _positive(case: Case, rng: np.random.Generator) -> list[str]:
     return sentences
 
 
+def stated(name: str) -> list[tuple[str, ...]]:
+    """Sentences with which reports state a finding: for each form and size, one for each side or lobe."""
+    sizes = [words[0] for words in _SIZED.get(name, _SIZE_WORDS).values()]
+    return [
+        tuple(dict.fromkeys(_filled(form, size, lobe.split()[0], lobe) for lobe in _LOBES))
+        for form in _PRESENT[name]
+        for size in sizes
+    ]
+
+
 def _sentence(item: Item, rng: np.random.Generator) -> str:
-    template, size = _pick(_PRESENT[item.name], rng), _size(item, rng)
+    form, size = _pick(_PRESENT[item.name], rng), _size(item, rng)
     lobe = ""
     if item.lobe:
         _, part, _, side = item.lobe.split("_")
         lobe = f"{side} {part} lobe"
-    words = {"size": size, "Size": size.capitalize(), "side": item.side, "Side": item.side.capitalize(), "lobe": lobe}
-    text = template.format(**words)
-    return text.replace(" a extensive", " an extensive").replace("A extensive", "An extensive")
+    return _filled(form, size, item.side, lobe)
+
+
+def _filled(form: str, size: str, side: str, lobe: str) -> str:
+    words = {"size": size, "Size": size.capitalize(), "side": side, "Side": side.capitalize(), "lobe": lobe}
+    return form.format(**words).replace(" a extensive", " an extensive").replace("A extensive", "An extensive")
 
 
 def _size(item: Item, rng: np.random.Generator) -> str:

@@ -13,8 +13,12 @@ from benchmarks.checkpoint.base import BaseRun
 from benchmarks.checkpoint.images import SIZE, Split, as_pixel_values
 from benchmarks.checkpoint.initial import initialise_fusion, initialise_tower
 from benchmarks.checkpoint.network import network
+from benchmarks.checkpoint.prompts import choose_prompts
 from benchmarks.checkpoint.running import RowBatches, run_to_end
-from benchmarks.checkpoint.tune import TuneRun
+from benchmarks.checkpoint.tune import Sentences, TuneRun
+from benchmarks.checkpoint.views import Views, read_views, write_views
+from benchmarks.phantom.cases import FINDINGS
+from benchmarks.phantom.reports import stated
 from lrclr.errors import UsageError
 from lrclr.model.attention import AttentionRecorder
 
@@ -116,9 +120,12 @@ def test_a_continued_run_ends_with_the_same_weights(*, from_masks: bool) -> None
 
 @pytest.mark.parametrize("local", ["none", "pair+words"])
 def test_a_continued_tuning_ends_with_the_same_weights(local: LocalLoss) -> None:
-    data = split()
-    base = network(vocabulary=512).vision_model.state_dict()
-    straight, stopped, continued = (TuneRun(data, base, local=local, steps=3, seed=0) for _ in range(3))
+    reports, base = (
+        ("No pleural effusion. The lungs are clear.",) * 48,
+        network(vocabulary=512).vision_model.state_dict(),
+    )
+    views = Views(torch.arange(48), torch.randn(48, 5, 192).half())
+    straight, stopped, continued = (TuneRun(reports, views, base, local=local, steps=3, seed=0) for _ in range(3))
     for _ in range(2):
         straight.advance()
     stopped.advance()
@@ -127,6 +134,49 @@ def test_a_continued_tuning_ends_with_the_same_weights(local: LocalLoss) -> None
     for name, weights in straight.model.state_dict().items():
         torch.testing.assert_close(continued.model.state_dict()[name], weights, rtol=0, atol=0)
     assert straight.checkpoint().model.config.fusion_trained == (local != "none")
+
+
+def test_views_are_of_all_images_and_a_stopped_command_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.checkpoint.views._PIECE", 50)
+    data, base = split(), network(vocabulary=512).vision_model.state_dict()
+    write_views(data, base, tmp_path, count=100)
+    views = read_views(tmp_path)
+    assert views.tokens.shape == (100, 49, 192)
+    assert sorted(views.rows[:48].tolist()) == list(range(48))
+    # A piece that a stopped command left is kept, and a missing one comes out as before.
+    (tmp_path / "001.pt").unlink()
+    kept = (tmp_path / "000.pt").stat().st_mtime_ns
+    write_views(data, base, tmp_path, count=100)
+    assert (tmp_path / "000.pt").stat().st_mtime_ns == kept
+    torch.testing.assert_close(read_views(tmp_path).tokens, views.tokens, rtol=0, atol=0)
+
+
+def test_rare_sentences_are_drawn_more_often() -> None:
+    reports = ["The lungs are clear. There is a small nodule in the left lung.", *["The lungs are clear."] * 99]
+    sentences, rng = Sentences(reports), np.random.default_rng(0)
+    drawn = [sentences.draw(0, rng) for _ in range(400)]
+    first = [text.startswith("There is a small nodule") for text in drawn]
+    assert sum(first) > 340  # 10 in 11 of the texts
+    assert {len(sentences.draw(1, rng).split(".")) for _ in range(5)} == {2}
+
+
+def test_prompts_are_chosen_from_the_sentences_of_reports() -> None:
+    reports = [sentence for name in FINDINGS for form in stated(name) for sentence in form]
+    run = TuneRun(
+        reports,
+        Views(torch.arange(48), torch.randn(48, 5, 192).half()),
+        network(vocabulary=512).vision_model.state_dict(),
+        local="pair+words",
+        steps=1,
+        seed=0,
+    )
+    checkpoint = run.checkpoint()
+    findings = choose_prompts(checkpoint, split(60))
+    for before, after in zip(checkpoint.findings.findings, findings.findings, strict=True):
+        assert after.negative == before.negative
+        assert after.positive in stated(after.name)
 
 
 class Counting:

@@ -94,7 +94,7 @@ class TuneRun:
                 key,
             )
         self._optimizer.zero_grad()
-        result["loss"].backward()
+        result["loss"].backward()  # type: ignore[no-untyped-call]  # torch declares no types
         average(each.grad for each in self.model.parameters() if each.grad is not None)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()

@@ -31,7 +31,7 @@ help:
 	@echo "make mutants    verify bundles with a hundred faults in each precision; writes which gate refuses each (ten minutes on 2 cores)"
 	@echo "make peers      compare lrclr with other programs that run the same weights (half an hour on 2 cores; torch.compile needs g++)"
 	@echo "make phantom    render the phantom data set, 29,000 radiographs (a quarter of an hour on 2 cores)"
-	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (about three hours of processor time; a stopped run continues)"
+	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (about three hours of processor time; a stopped run continues; PROCESSES=2: two processes share each step)"
 	@echo "make checkpoint-seeds  tune its base with each loss and SEEDS=\"0 1 2\", and compare the losses (four more hours)"
 	@echo "make samples    render the sample radiographs again from the CT"
 	@echo "make dist       a wheel and an sdist, the same bytes wherever they are built, with their bill of materials"
@@ -180,13 +180,16 @@ $(PHANTOM): $(BUILD)/ct
 
 phantom: $(PHANTOM)
 
-TUNE = $(BIN)/python -m benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt --views $(BUILD)/views
+# Processes that share each step of a training; a stopped run may be continued with another number.
+PROCESSES := 1
+LAUNCH = $(BIN)/python $(if $(filter-out 1,$(PROCESSES)),-m torch.distributed.run --standalone --nproc-per-node $(PROCESSES)) -m
+TUNE = $(LAUNCH) benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt --views $(BUILD)/views
 
 checkpoint: $(PHANTOM)
 	@echo "== first stage: the image tower, trained on masks"
-	@$(BIN)/python -m benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
+	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
 	@echo "== then tuned on reports, with LRCLR's loss and with the global loss alone"
-	@$(BIN)/python -m benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
+	@$(LAUNCH) benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
 	@$(TUNE) -o $(BUILD)/lrclr
 	@$(TUNE) -o $(BUILD)/global --local none
 	@$(BIN)/python -m benchmarks.checkpoint.prompts $(PHANTOM) $(BUILD)/lrclr
@@ -197,8 +200,8 @@ checkpoint: $(PHANTOM)
 SEEDS := 0 1 2
 
 checkpoint-seeds: $(PHANTOM)
-	@$(BIN)/python -m benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
-	@$(BIN)/python -m benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
+	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
+	@$(LAUNCH) benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
 	@set -e; for seed in $(SEEDS); do for local in pair+words none; do \
 	  echo "== seed $$seed, local loss: $$local"; out=$(BUILD)/seeds/$$local-$$seed; mkdir -p $$(dirname $$out); \
 	  test -f $$out.npz || { $(TUNE) -o $$out --local $$local --seed $$seed; \

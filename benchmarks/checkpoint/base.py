@@ -26,7 +26,7 @@ from torch import nn
 from benchmarks.checkpoint.images import CELLS, PATCH, SIZE, augmented, read_split
 from benchmarks.checkpoint.initial import initialise_tower
 from benchmarks.checkpoint.network import network
-from benchmarks.checkpoint.running import BATCH, RowBatches, run_to_end
+from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
 from benchmarks.commands import reports_errors
 from benchmarks.phantom.cases import FINDINGS
 from lrclr._files import sha256_of
@@ -107,22 +107,26 @@ class BaseRun:
         chosen, data = self._rows.draw(), self._data
         masks = data.masks[chosen] if self._from_masks else None
         pixel_values, coverage = augmented(data.images[chosen], masks, self._rng)
+        mine, labels = share(), torch.from_numpy(data.labels[chosen]).float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            cells, image = self._reader(pixel_values)
-        parts = losses(cells, image, coverage, torch.from_numpy(data.labels[chosen]).float())
+            cells, image = self._reader(pixel_values[mine])
+        parts = losses(cells, image, None if coverage is None else coverage[mine], labels[mine])
         for optimizer in self._optimizers:
             optimizer.zero_grad()
-        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types
+        together = torch.stack(list(parts.values()))
+        together.sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types
+        means = together.detach()
+        average([means, *(each.grad for each in self._reader.parameters() if each.grad is not None)])
         nn.utils.clip_grad_norm_(self._reader.parameters(), 1.0)
         for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
             optimizer.step()
             schedule.step()
         self.step += 1
         # At first the average is that of all steps, so that the initial weights do not stay in it.
-        share = max(1 - _KEPT, 1 / (self.step + 1))
+        weight = max(1 - _KEPT, 1 / (self.step + 1))
         for name, value in self._reader.state_dict().items():
-            self.average[name].lerp_(value, share)
-        return {name: part.item() for name, part in parts.items()}
+            self.average[name].lerp_(value, weight)
+        return dict(zip(parts, means.tolist(), strict=True))
 
     def state(self) -> dict[str, Any]:
         """As `Run.state`."""
@@ -188,6 +192,7 @@ def _optimizers(reader: Reader) -> list[torch.optim.Optimizer]:
 
 
 @reports_errors
+@joined()
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.base", description="Train the base's image tower.")
@@ -202,7 +207,8 @@ def main() -> int:
     run = BaseRun(data, from_masks=options.taught_by == "masks", steps=steps, seed=options.seed)
     settings = {"dataset": sha256_of(options.dataset), "taught-by": options.taught_by, "seed": options.seed}
     run_to_end(run, options.output, {**settings, "steps": steps})
-    torch.save(run.tower, options.output)
+    if place()[0] == 0:
+        torch.save(run.tower, options.output)
     return 0
 
 

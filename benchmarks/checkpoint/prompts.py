@@ -109,7 +109,7 @@ def _scores(checkpoint: Checkpoint, images: _Images, prompts: Sequence[str]) -> 
     mask = torch.from_numpy(tokens.mask)
     text = model.encode_text(torch.from_numpy(tokens.input_ids))
     score = (images.embedding @ text.embedding.T).mean(-1)
-    fused = [model.fusion_head(some, text.tokens, mask) for some in images.regions.split(_BATCH)]
+    fused = [model.fusion_head(some, text.tokens, mask) for some in torch.split(images.regions, _BATCH)]
     local, attention = (torch.cat([each[part].mean(1) for each in fused]) for part in (0, 1))
     alpha = model.config.alpha if model.config.fusion_trained else 0.0
     return ((1 - alpha) * score + alpha * local).numpy(), attention.numpy()

@@ -1,24 +1,31 @@
-"""Runs a training to its end. The same command continues a run that was stopped."""
+"""Runs a training to its end, in one process or in several of `torchrun`.
+
+The same command continues a run that was stopped, also with another number of processes.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from torch import distributed
 
 from lrclr._files import replace_file
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-__all__ = ["BATCH", "RowBatches", "Run", "run_to_end"]
+__all__ = ["BATCH", "RowBatches", "Run", "average", "joined", "place", "run_to_end", "share"]
 
 BATCH = 32
 _SAVE_EVERY = 100
@@ -68,8 +75,50 @@ class RowBatches:
         self._left = np.array(state["left"], np.int64)
 
 
+@contextmanager
+def joined() -> Iterator[None]:
+    """Connect to the other processes of `torchrun`, if there are any.
+
+    All processes draw the same batches and make the same steps. Each computes its `share` of a batch and takes the
+    `average` of the gradients, so that a step equals that of one process. The first one writes.
+
+    Raises:
+        UsageError: the batch cannot be divided among the processes.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if BATCH % processes:
+        raise UsageError(f"a batch of {BATCH} cannot be divided among {processes} processes", fix="Start 2, 4 or 8.")
+    if processes > 1:
+        distributed.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        if processes > 1:
+            distributed.destroy_process_group()
+
+
+def place() -> tuple[int, int]:
+    """Number of this process, from 0, and number of all processes."""
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def share() -> slice:
+    """The rows of a batch that belong to this process."""
+    process, processes = place()
+    return slice(process * BATCH // processes, (process + 1) * BATCH // processes)
+
+
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their means over all processes."""
+    _, processes = place()
+    if processes > 1:
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+            tensor.div_(processes)
+
+
 def run_to_end(run: Run, output: Path, settings: Mapping[str, object]) -> None:
-    """Make the steps that are left, and print the losses.
+    """Make the steps that are left, and print the losses. Of several processes, the first one writes and prints.
 
     The state is written every hundred steps to ``.NAME.state`` beside the output, and stays there at the end: the same
     command then makes no step.
@@ -83,6 +132,7 @@ def run_to_end(run: Run, output: Path, settings: Mapping[str, object]) -> None:
         UsageError: the state is that of a run with other settings.
     """
     file = output.with_name(f".{output.name}.state")
+    writes = place()[0] == 0
     if file.exists():
         saved = torch.load(file, weights_only=True)
         before = saved["settings"]
@@ -94,10 +144,13 @@ def run_to_end(run: Run, output: Path, settings: Mapping[str, object]) -> None:
                 fix="Repeat the command that began it, or delete the file to start again.",
             )
         run.restore(saved["state"])
-        sys.stderr.write(f"continues after step {run.step} of {run.steps}\n")
+        if writes:
+            sys.stderr.write(f"continues after step {run.step} of {run.steps}\n")
     began, first, losses = time.monotonic(), run.step, []
     while run.step < run.steps:
         losses.append(run.advance())
+        if not writes:
+            continue
         if run.step % _SAVE_EVERY == 0 or run.step == run.steps:
             means = ", ".join(f"{name} {np.mean([each[name] for each in losses]):.4f}" for name in losses[0])
             rate = (run.step - first) * BATCH / (time.monotonic() - began)

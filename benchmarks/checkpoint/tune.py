@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.checkpoint.images import SIZE, read_reports
 from benchmarks.checkpoint.initial import initialise_fusion
 from benchmarks.checkpoint.network import CONTEXT, network
-from benchmarks.checkpoint.running import BATCH, RowBatches, run_to_end
+from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
 from benchmarks.checkpoint.views import read_views
 from benchmarks.checkpoint.vocabulary import learn_tokenizer
 from benchmarks.commands import reports_errors
@@ -78,12 +78,12 @@ class TuneRun:
 
     def advance(self) -> dict[str, float]:
         """As `Run.advance`."""
-        chosen = torch.from_numpy(self._rows.draw())
+        chosen, mine = torch.from_numpy(self._rows.draw()), share()
         texts = [self._sentences.draw(row, self._rows.rng) for row in self._views.rows[chosen].tolist()]
-        tokens = self.tokenizer.encode(texts, truncate=True)
+        tokens = self.tokenizer.encode(texts[mine], truncate=True)
         distinct = {text.lower(): number for number, text in enumerate(texts)}
-        key = torch.tensor([distinct[text.lower()] for text in texts])
-        regions = self._views.tokens[chosen].float()
+        key = torch.tensor([distinct[text.lower()] for text in texts[mine]])
+        regions = self._views.tokens[chosen[mine]].float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             image = self.model.visual_projection(self.model.vision_model.pool(regions[:, 0]))
             result = self._task.loss(
@@ -94,7 +94,8 @@ class TuneRun:
                 key,
             )
         self._optimizer.zero_grad()
-        result["loss"].backward()
+        result["loss"].backward()  # type: ignore[no-untyped-call]  # torch declares no types
+        average(each.grad for each in self.model.parameters() if each.grad is not None)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()
         self._schedule.step()
@@ -171,6 +172,7 @@ class Sentences:
 
 
 @reports_errors
+@joined()
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.tune", description="Tune the base on reports.")
@@ -189,7 +191,8 @@ def main() -> int:
     run = TuneRun(reports, views, base, local=options.local, steps=steps, seed=options.seed)
     files = {"dataset": sha256_of(options.dataset), "base": sha256_of(options.base)}
     run_to_end(run, options.output, {**files, "local": options.local, "seed": options.seed, "steps": steps})
-    run.checkpoint().save(options.output, overwrite=True)
+    if place()[0] == 0:
+        run.checkpoint().save(options.output, overwrite=True)
     return 0
 
 

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.checkpoint.images import augmented, read_split
 from benchmarks.checkpoint.network import network
+from benchmarks.checkpoint.running import joined, place
 from benchmarks.commands import reports_errors
 from lrclr._files import replace_file, sha256_of
 from lrclr.errors import UsageError
@@ -56,6 +57,8 @@ class Views:
 def write_views(data: Split, base: Mapping[str, Tensor], folder: Path, count: int) -> None:
     """Encode `count` views, all images in random order again and again, and write them in pieces. Existing pieces stay.
 
+    Of several processes, each writes its share of the pieces.
+
     Args:
         data: the training split.
         base: weights of the image tower.
@@ -67,7 +70,8 @@ def write_views(data: Split, base: Mapping[str, Tensor], folder: Path, count: in
     model.eval()
     order = np.random.default_rng(0)
     rows = np.concatenate([order.permutation(len(data.images)) for _ in range(-(-count // len(data.images)))])[:count]
-    for start in range(0, count, _PIECE):
+    process, processes = place()
+    for start in range(process * _PIECE, count, processes * _PIECE):
         file = folder / f"{start // _PIECE:03d}.pt"
         if file.exists():
             continue
@@ -97,6 +101,7 @@ def read_views(folder: Path) -> Views:
 
 
 @reports_errors
+@joined()
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.views", description="Encode views with the base.")
@@ -113,7 +118,8 @@ def main() -> int:
             fix="Delete the folder, or choose another.",
         )
     options.output.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings))
+    with replace_file(file) as draft:
+        draft.write(json.dumps(settings).encode())
     base = torch.load(options.base, weights_only=True)
     write_views(read_split(options.dataset, "train"), base, options.output, options.count)
     return 0

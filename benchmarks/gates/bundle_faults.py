@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lrclr.bundle import FINDINGS, MANIFEST, TOKENIZER, Bundle, Manifest, file_table
+from lrclr.inference import ScoreCalibration
 from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
@@ -24,14 +25,22 @@ def sign(folder: Path, **changes: Any) -> None:
     (folder / MANIFEST).write_text(renewed.to_json())
 
 
-def manifest_field(field: str, **changes: Any) -> Change:
-    """Change entries of one of the manifest's tables."""
+def alpha(change: Callable[[float], float]) -> Change:
+    """Change the weight of the local score."""
 
-    def change(folder: Path) -> None:
-        manifest = Manifest.from_json((folder / MANIFEST).read_text())
-        sign(folder, **{field: {**getattr(manifest, field), **changes}})
+    def changed(folder: Path) -> None:
+        scoring = Manifest.from_json((folder / MANIFEST).read_text()).scoring
+        sign(folder, scoring={**scoring, "alpha": change(scoring["alpha"])})
 
-    return change
+    return changed
+
+
+def larger_scales(folder: Path) -> None:
+    """Multiply the scale of the scores by 1.5, of findings with their own scale as well."""
+    scoring = Manifest.from_json((folder / MANIFEST).read_text()).scoring
+    whole = ScoreCalibration.from_dict(scoring)
+    own = {name: (1.5 * scale, bias) for name, (scale, bias) in whole.findings.items()}
+    sign(folder, scoring={**scoring, **replace(whole, scale=1.5 * whole.scale, findings=own).to_dict()})
 
 
 def channel_values(field: str, change: Callable[[float], float]) -> Change:

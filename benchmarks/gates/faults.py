@@ -161,14 +161,14 @@ def without_layer(place: int) -> Fault:
     return fault
 
 
-def large_epsilon(proto: onnx.ModelProto) -> None:
-    """LayerNorms with an epsilon of 0.3."""
-    _set_epsilon(proto, 0.3)
+def epsilon(value: float) -> Fault:
+    """LayerNorms with another epsilon. CLIP's is 1e-5; other networks have 1e-12 or 1e-3."""
 
+    def fault(proto: onnx.ModelProto) -> None:
+        for node in nodes_of(proto, "LayerNormalization"):
+            set_attribute(node, "epsilon", value)
 
-def tiny_epsilon(proto: onnx.ModelProto) -> None:
-    """LayerNorms with an epsilon of 1e-12, as other networks have it."""
-    _set_epsilon(proto, 1e-12)
+    return fault
 
 
 def softmax_over_queries(proto: onnx.ModelProto) -> None:
@@ -267,11 +267,6 @@ def _use_constant(proto: onnx.ModelProto, node: Any, position: int, array: Any) 
 
 def _exchange(one: Any, other: Any, place: int) -> None:
     one.input[place], other.input[place] = other.input[place], one.input[place]
-
-
-def _set_epsilon(proto: onnx.ModelProto, epsilon: float) -> None:
-    for node in nodes_of(proto, "LayerNormalization"):
-        set_attribute(node, "epsilon", epsilon)
 
 
 def _with_sources_of_casts(proto: onnx.ModelProto, value: str) -> list[str]:

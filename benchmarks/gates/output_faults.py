@@ -78,15 +78,15 @@ def one_region_only(proto: onnx.ModelProto) -> None:
     add_node(proto, "Expand", ["fault_first", "fault_shape"], "region_index")
 
 
-def only_at(size: int, axis: int, given: str, output: str) -> Fault:
-    """Make an output 5 % too large, or an index one too high, where an axis of the input `given` has this size."""
+def only_at(size: int, axis: int, given: str, output: str, share: float = 0.05) -> Fault:
+    """Make an output larger by a share, or an index by one, where an axis of the input `given` has this size."""
 
     def fault(proto: onnx.ModelProto) -> None:
         kind = element_type(proto, output)
         whole = kind == onnx.TensorProto.INT64
         dtype = np.int64 if whole else np.float32
         original = rename_output(proto, output)
-        more = np.array([1 if whole else 0.05], dtype)
+        more = np.array([1 if whole else share], dtype)
         add_constants(proto, size=np.array([size], np.int64), more=more, one=np.array([1], dtype))
         add_node(proto, "Shape", [given], "fault_found", start=axis, end=axis + 1)
         add_node(proto, "Equal", ["fault_found", "fault_size"], "fault_there")

@@ -129,10 +129,6 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     fitting = read_dataset(validation, findings=names) if validation is not None else None
     if keep:
         check_storable(model)
-        if fitting is None and not data.split(validation_split):
-            raise UsageError(
-                "--store needs images to fit on", why="there are no validation images", fix="Give --validation."
-            )
     if server is not None and (ensemble or keep or not is_bundle(model)):
         raise UsageError("--server needs one bundle, without --ensemble or --store", why="it serves one bundle")
     runner = {"engine": engine, "provider": provider, "threads": threads, "reading": reading}

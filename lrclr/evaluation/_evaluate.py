@@ -113,7 +113,8 @@ def evaluate(
 
     Raises:
         UsageError: an option does not fit the model or the dataset; a column is not a finding; model and dataset have
-            no finding in common; an image or a patient is in both the rows to fit on and those to evaluate.
+            no finding in common; an image or a patient is in both the rows to fit on and those to evaluate; fitted
+            values are to be used and there are no rows to fit on.
         LrclrError: a row cannot be used or an image cannot be read and `skip_bad_rows` is False, or no image can.
     """
     options = options or EvaluationOptions()
@@ -137,6 +138,12 @@ def evaluate(
                 validation_split=options.validation_split,
                 validation=validation,
             )
+            if options.use_fitted and not selection.validation:
+                raise UsageError(
+                    "there are no images to fit on",
+                    why=f"the split {options.validation_split!r} has no rows, or it is the one to evaluate",
+                    fix="Choose other splits, or give --validation.",
+                )
         if options.alpha is not None:
             # Before the images are scored.
             _recognition.check_alpha(options.alpha, trained=classifier.spec.fusion_trained)

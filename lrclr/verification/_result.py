@@ -64,7 +64,7 @@ class Tolerances:
         score_error: largest absolute error of local scores and region attention.
         probability_error: largest absolute error of a finding's probability.
         invariance: largest change of an output, relative to its largest value, by the size of the batch, by padding,
-            or by tokens after EOT; of local scores and region attention the absolute change.
+            or by tokens after EOT; of local scores the absolute change.
         spread: smallest ratio of the spread of embeddings over the inputs to that of PyTorch's.
         task_auroc: largest difference of mean AUROC on the packaged phantom radiographs.
     """

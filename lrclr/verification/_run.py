@@ -240,9 +240,10 @@ def _invariance(runs: GraphRuns, golden: Golden, limits: Tolerances) -> list[Gat
         pairs = np.ix_(run.images, run.prompts)
         for name in GRAPHS["fusion_head"].output_names:
             usual = runs.fusion[0].outputs[name][pairs]
-            error = measure.absolute_error(run.outputs[name], usual)
-            subject = f"fusion_head.{name}"
-            yield GateResult(gate, subject, error, limits.invariance, "max", run.where)
+            # Local scores may all be near 0. Attention is not, but the more regions there are, the smaller it is.
+            difference = measure.absolute_error if name == "local_score" else measure.relative_error
+            change = difference(run.outputs[name], usual)
+            yield GateResult(gate, f"fusion_head.{name}", change, limits.invariance, "max", run.where)
 
     return [
         *_worst(image(run) for run in runs.image[1:]),

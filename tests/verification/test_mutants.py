@@ -82,6 +82,21 @@ def test_mutants_have_different_names() -> None:
     assert len(BY_NAME) == len(MUTANTS)
 
 
+@pytest.mark.parametrize("alpha", [0.2, 0.85])
+def test_mutants_of_the_scores_depend_on_the_bundle(fp32_bundle: Path, tmp_path: Path, alpha: float) -> None:
+    folder = bundles.copied(fp32_bundle, tmp_path / "bundle")
+    own = {"Edema": [30.0, -1.5]}
+    scoring = {**Bundle(folder).manifest.scoring, "alpha": alpha, "score_scale": 12.0, "finding_calibration": own}
+    bundles.signed(folder, scoring=scoring)
+    for name in ("alpha off by 0.3", "score scale one and a half times as large"):
+        change = BY_NAME[name].files
+        assert change is not None
+        change(folder)
+    changed = Bundle(folder).manifest.scoring
+    assert abs(changed["alpha"] - alpha) == pytest.approx(0.3)
+    assert (changed["score_scale"], changed["finding_calibration"]) == (18.0, {"Edema": [45.0, -1.5]})
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_graphs_of_reduced_precision_pass_float32s_limits_in_float32(
     request: pytest.FixtureRequest, precision: str

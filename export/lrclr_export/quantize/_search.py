@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 Losses = dict[str, float]
-MOST_FEW_RUNS = 24
+MOST_FEW_RUNS = 26
 """Most runs on few inputs, which order the groups. It does not depend on the depth of the network."""
 _OF_LIMIT = 0.75  # the gates see other images, and an engine rounds otherwise than torch
 
@@ -84,8 +84,12 @@ def search(
 def _ordered(names: Sequence[str], share: Callable[[set[str]], float]) -> list[_Part]:
     """Return parts of the groups, the greatest loss of a group first.
 
-    The part with the greatest loss is halved, until the runs are spent or every part is one group.
+    If the runs suffice, each group is tried alone. Otherwise the part with the greatest loss is halved, until the runs
+    are spent or every part is one group.
     """
+    if len(names) <= MOST_FEW_RUNS:
+        alone = [_Part((name,), share({name})) for name in names]
+        return sorted(alone, key=lambda part: part.share, reverse=True)
     parts, runs = [_Part(tuple(names), 0.0)], 0
     while runs + 2 <= MOST_FEW_RUNS and any(len(part.names) > 1 for part in parts):
         worst = max((part for part in parts if len(part.names) > 1), key=lambda part: part.share)

@@ -10,17 +10,19 @@ import pytest
 import torch
 
 from benchmarks.checkpoint.base import BaseRun
-from benchmarks.checkpoint.images import SIZE, Split, as_pixel_values
+from benchmarks.checkpoint.images import as_pixel_values
 from benchmarks.checkpoint.initial import initialise_fusion, initialise_tower
 from benchmarks.checkpoint.network import network
 from benchmarks.checkpoint.prompts import choose_prompts
-from benchmarks.checkpoint.running import RowBatches, run_to_end
+from benchmarks.checkpoint.running import RowBatches, joined, run_to_end
 from benchmarks.checkpoint.tune import Sentences, TuneRun
 from benchmarks.checkpoint.views import Views, read_views, write_views
 from benchmarks.phantom.cases import FINDINGS
 from benchmarks.phantom.reports import stated
 from lrclr.errors import UsageError
 from lrclr.model.attention import AttentionRecorder
+from tests.benchmarks.checkpoint.shared_steps import after_two_steps, smooth_images, split
+from tests.training.conftest import start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,21 +30,6 @@ if TYPE_CHECKING:
 
     from lrclr.model.fusion import FusionBlock
     from lrclr.training import LocalLoss
-
-
-def smooth_images(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Noise whose neighbouring pixels are alike, as in a radiograph."""
-    noise = torch.randn(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
-    smooth = torch.nn.functional.avg_pool2d(noise, 15, 1, padding=7)
-    return (127 + 400 * smooth[:, 0]).clamp(0, 255).to(torch.uint8).numpy()
-
-
-def split(count: int = 48) -> Split:
-    rng = np.random.default_rng(0)
-    labels = rng.random((count, 7)) < 0.3
-    masks = np.zeros((count, SIZE, SIZE), np.uint8)
-    masks[:, 40:60, 40:60] = (labels * 2 ** np.arange(7)).sum(1).astype(np.uint8)[:, None, None]
-    return Split(smooth_images(count), masks, labels, ("No pleural effusion. The lungs are clear.",) * count)
 
 
 def through_file(state: dict[str, Any]) -> dict[str, Any]:
@@ -216,6 +203,31 @@ def test_a_finished_run_makes_no_step(tmp_path: Path) -> None:
     run = Counting(30, stop_at=30)
     run_to_end(run, tmp_path / "base.pt", {})
     assert run.total == 30 * 31 / 2
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
+    two = start(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2),
+        *("-m", "tests.benchmarks.checkpoint.shared_steps", tmp_path),
+    )
+    alone = after_two_steps()
+    _, errors = two.communicate()
+    assert two.returncode == 0, errors
+    first, second = (torch.load(tmp_path / f"{process}.pt", weights_only=True) for process in range(2))
+    for name, expected in alone.items():
+        for mine, others, wanted in zip(first[name]["losses"], second[name]["losses"], expected["losses"], strict=True):
+            assert mine == others
+            assert mine == pytest.approx(wanted, rel=2e-3)
+        assert torch.equal(first[name]["moved"], second[name]["moved"])
+        # By bfloat16 these differ by 0.04 and 0.12 of their length; the gradient of half of the batch, by 0.8.
+        assert (first[name]["moved"] - expected["moved"]).norm() <= 0.3 * expected["moved"].norm()
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UsageError, match="cannot be divided among 3 processes"), joined():
+        pass
 
 
 def test_every_row_is_drawn_before_one_is_drawn_again() -> None:

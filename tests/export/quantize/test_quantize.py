@@ -175,6 +175,17 @@ def test_few_inputs_order_the_groups_and_all_inputs_decide() -> None:
     assert {"b"} in seen
 
 
+def test_the_layers_of_a_small_network_are_ordered_one_by_one() -> None:
+    """Halves of a set would hide a bad layer beside a good one: six layers are bad, and only those stay in float32."""
+    names = [f"layer {number}" for number in range(MOST_FEW_RUNS)]
+    bad = {names[number] for number in (0, 5, 9, 14, 18, 23)}
+
+    def losses(some: set[str]) -> dict[str, float]:
+        return {"loss": sum(1.0 if name in bad else 1e-6 for name in some)}
+
+    assert set(search(names, losses, {"loss": 0.5}).floats) == bad
+
+
 @settings(max_examples=60)
 @given(st.integers(1, 400), st.data())
 def test_the_search_is_bounded_and_finds_few_bad_groups(groups: int, data: st.DataObject) -> None:

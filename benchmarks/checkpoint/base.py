@@ -7,8 +7,8 @@ patch, and CLS and the strongest patches learn from image labels which findings 
 
 In the last fifth of the steps, the layers of the tower compute with numbers that are rounded as in int8, and weights
 decay faster. Muon makes weights large, and attention sharp, so that rounding changes the answers: before these steps an
-int8 embedding had a centred cosine of 0.94 with that of float32, for the worst of 64 validation images, and afterwards
-of 0.996. The mean AUROC rose, too.
+int8 embedding had a centred cosine of 0.941 with that of float32, for the worst of 64 validation images, and afterwards
+of 0.995. The mean AUROC of CLS rose from 0.972 to 0.981, too.
 
 ::
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks.checkpoint.images import SIZE, read_reports
 from benchmarks.checkpoint.initial import initialise_fusion
-from benchmarks.checkpoint.network import CONTEXT, network
+from benchmarks.checkpoint.network import CONTEXT, REGIONS, network
 from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
 from benchmarks.checkpoint.views import read_views
 from benchmarks.checkpoint.vocabulary import learn_tokenizer
@@ -63,11 +63,12 @@ class TuneRun:
         local: LocalLoss,
         steps: int,
         seed: int,
+        regions: int = REGIONS,
     ) -> None:
         torch.manual_seed(seed)
         self.step, self.steps = 0, steps
         self.tokenizer = learn_tokenizer(reports, context_length=CONTEXT)
-        self.model = network(vocabulary=self.tokenizer.vocab_size)
+        self.model = network(vocabulary=self.tokenizer.vocab_size, regions=regions)
         self.model.vision_model.load_state_dict(base)
         self._views, self._local, self._sentences = views, local, Sentences(reports)
         initialise_fusion(self.model.fusion_head, torch.Generator().manual_seed(seed + 3))
@@ -83,7 +84,7 @@ class TuneRun:
         tokens = self.tokenizer.encode(texts[mine], truncate=True)
         distinct = {text.lower(): number for number, text in enumerate(texts)}
         key = torch.tensor([distinct[text.lower()] for text in texts[mine]])
-        regions = self._views.tokens[chosen[mine]].float()
+        regions = self._views.tokens[chosen[mine], : 1 + self.model.config.region_top_k].float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             image = self.model.visual_projection(self.model.vision_model.pool(regions[:, 0]))
             result = self._task.loss(
@@ -181,16 +182,18 @@ def main() -> int:
     parser.add_argument("--views", type=Path, required=True, help="folder that benchmarks.checkpoint.views wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--local", choices=("none", "pair", "pair+words"), default="pair+words", help="local loss")
-    parser.add_argument("--epochs", type=float, default=2, help="passes through the views")
+    parser.add_argument("--regions", type=int, default=REGIONS, help="regions to use of those of the views")
+    parser.add_argument("--epochs", type=float, default=2.5, help="passes through the views")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order")
     options = parser.parse_args()
     views = read_views(options.views)
     steps = int(options.epochs * len(views.rows) / BATCH)
     base = torch.load(options.base, weights_only=True)
     reports = read_reports(options.dataset, "train")
-    run = TuneRun(reports, views, base, local=options.local, steps=steps, seed=options.seed)
+    run = TuneRun(reports, views, base, local=options.local, steps=steps, seed=options.seed, regions=options.regions)
     files = {"dataset": sha256_of(options.dataset), "base": sha256_of(options.base)}
-    run_to_end(run, options.output, {**files, "local": options.local, "seed": options.seed, "steps": steps})
+    settings = {"local": options.local, "regions": options.regions, "seed": options.seed, "steps": steps}
+    run_to_end(run, options.output, {**files, **settings})
     if place()[0] == 0:
         run.checkpoint().save(options.output, overwrite=True)
     return 0

@@ -5,6 +5,11 @@ patch, and CLS and the strongest patches learn from image labels which findings 
 
 ``--taught-by labels``: the same without masks, as with a hospital's labels.
 
+In the last fifth of the steps, the layers of the tower compute with numbers that are rounded as in int8, and weights
+decay faster. Muon makes weights large, and attention sharp, so that rounding changes the answers: before these steps an
+int8 embedding had a centred cosine of 0.94 with that of float32, for the worst of 64 validation images, and afterwards
+of 0.996. The mean AUROC rose, too.
+
 ::
 
     python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/base.pt
@@ -37,11 +42,15 @@ if TYPE_CHECKING:
     from benchmarks.checkpoint.images import Split
     from lrclr.model import LrclrModel
 
-__all__ = ["BaseRun", "losses"]
+__all__ = ["BaseRun", "Reader", "losses"]
 
 _WARM_UP = 60
 _MATRIX_RATE, _RATE = 5e-3, 8e-4
-_FALL = 0.3  # share of the steps over which the rate falls
+_SETTLES = 0.8  # share of the steps after which numbers are rounded
+_FALL = 0.3  # share of the steps until then over which the rate falls
+_SETTLING = 0.4  # first rate of the rest of the steps; it falls to nothing, too
+_DECAY, _SETTLING_DECAY = 0.02, 0.5  # of the matrices of the blocks
+_INPUTS, _WEIGHTS = 127, 63  # largest int8 numbers, of the inputs of layers and of weights
 _KEPT = 0.99  # of the average of the weights, at each step
 _EXAMPLES = 200  # images from which the initial patch embedding is computed
 _STRONGEST = 2  # cells whose mean logit stands for the image
@@ -65,6 +74,26 @@ class Reader(nn.Module):
         for head, bias in ((self.head, -3.0), (self.cls_head, -1.5)):
             nn.init.normal_(head.weight, std=0.02)
             nn.init.constant_(head.bias, bias)
+        self.rounds = False
+        self._linear = [
+            name for name, each in self.named_modules() if ".layers." in name and isinstance(each, nn.Linear)
+        ]
+        for name in self._linear:
+            self.get_submodule(name).register_forward_pre_hook(self._rounded_input)
+
+    def rounded(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, with inputs and weights of the tower's layers rounded as in int8."""
+        weights = {f"{name}.weight": self.get_parameter(f"{name}.weight") for name in self._linear}
+        rounded = {name: _rounded(weight, _WEIGHTS, rows=True) for name, weight in weights.items()}
+        self.rounds = True
+        try:
+            cells, image = torch.func.functional_call(self, rounded, (pixel_values,))
+        finally:
+            self.rounds = False
+        return cells, image
+
+    def _rounded_input(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        return (_rounded(inputs[0].float(), _INPUTS),) if self.rounds else None
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the cells ``[B, 7, 28, 28]``, and of the image ``[B, 7]``, float32."""
@@ -108,8 +137,10 @@ class BaseRun:
         masks = data.masks[chosen] if self._from_masks else None
         pixel_values, coverage = augmented(data.images[chosen], masks, self._rng)
         mine, labels = share(), torch.from_numpy(data.labels[chosen]).float()
+        settles = self.step >= _SETTLES * self.steps
+        self._optimizers[0].param_groups[0]["weight_decay"] = _SETTLING_DECAY if settles else _DECAY
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            cells, image = self._reader(pixel_values[mine])
+            cells, image = (self._reader.rounded if settles else self._reader)(pixel_values[mine])
         parts = losses(cells, image, None if coverage is None else coverage[mine], labels[mine])
         for optimizer in self._optimizers:
             optimizer.zero_grad()
@@ -152,8 +183,24 @@ class BaseRun:
         self._rows.restore(state["rows"])
 
     def _rate(self, step: int) -> float:
-        """Share of the learning rate: a linear warm-up, a constant rate, and a linear fall to nothing."""
-        return min(1.0, (step + 1) / _WARM_UP, (self.steps - step) / (_FALL * self.steps))
+        """Share of the learning rate: a warm-up, a constant rate, a linear fall, and a lower rate that falls again."""
+        first = _SETTLES * self.steps
+        if step >= first:
+            return _SETTLING * min(1.0, (step + 1 - first) / _WARM_UP) * (self.steps - step) / (self.steps - first)
+        return min(1.0, (step + 1) / _WARM_UP, (first - step) / (_FALL * first))
+
+
+def _rounded(values: Tensor, most: int, *, rows: bool = False) -> Tensor:
+    """Values on a grid of the integers up to `most`, times a scale; their gradient is that of the values themselves.
+
+    Args:
+        values: float32.
+        most: the integer of the largest magnitude.
+        rows: whether each row has a scale of its own.
+    """
+    sizes = values.detach().abs()
+    step = (sizes.amax(-1, keepdim=True) if rows else sizes.amax()).clamp_min(1e-8) / most
+    return values + ((values / step).round() * step - values).detach()
 
 
 def losses(cells: Tensor, image: Tensor, coverage: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
@@ -186,7 +233,7 @@ def _optimizers(reader: Reader) -> list[torch.optim.Optimizer]:
     others = [each for each in named.values() if each.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     return [
-        torch.optim.Muon(matrices, lr=_MATRIX_RATE, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices, lr=_MATRIX_RATE, weight_decay=_DECAY, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(groups, lr=_RATE, betas=(0.9, 0.98)),
     ]
 

@@ -97,7 +97,8 @@ def _chosen(checkpoint: Checkpoint, images: _Images, at: int, finding: Finding) 
         pointing = np.take_along_axis(touched[visible], attention[visible].argmax(-1)[:, None], axis=1).mean()
         found.append((area, pointing, prompts))
     best = max(area for area, _, _ in found)
-    area, pointing, prompts = max((each for each in found if each[0] >= best - _NEAR), key=lambda each: each[1])
+    near = _NEAR if checkpoint.model.config.fusion_trained else 0.0
+    area, pointing, prompts = max((each for each in found if each[0] >= best - near), key=lambda each: each[1])
     sys.stderr.write(f"{finding.name}: AUROC {area:.3f} (best {best:.3f}), pointing {pointing:.2f}: {prompts[0]}\n")
     return replace(finding, positive=tuple(prompts))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.checkpoint.base import BaseRun
+from benchmarks.checkpoint.base import BaseRun, Reader
 from benchmarks.checkpoint.images import as_pixel_values
 from benchmarks.checkpoint.initial import initialise_fusion, initialise_tower
 from benchmarks.checkpoint.network import network
@@ -89,6 +89,23 @@ def test_prompts_first_attend_to_regions_like_their_words() -> None:
     to_regions = attention[0, :, 3, :3].mean(0)
     assert to_regions.argmax() == 1
     assert to_regions[1] > 5 * to_regions[0]
+
+
+def test_a_rounding_reader_computes_as_int8_does_and_has_gradients() -> None:
+    reader = Reader(network(vocabulary=512))
+    pixel_values = as_pixel_values(torch.from_numpy(smooth_images(4)).float()[:, None] / 255)
+    seen: list[torch.Tensor] = []
+    layer = cast("torch.nn.Linear", reader.get_submodule("tower.encoder.layers.0.mlp.fc1"))
+    layer.register_forward_hook(lambda module, inputs, _: seen.extend((inputs[0], module.weight)))
+    plain, rounded = reader(pixel_values), reader.rounded(pixel_values)
+    inputs, weight = seen[2:]
+    assert len(torch.unique(inputs)) <= 255
+    assert max(len(torch.unique(row)) for row in weight) <= 127
+    assert 0 < (plain[0] - rounded[0]).abs().max() < 0.1 * plain[0].abs().max()
+    (gradient,) = torch.autograd.grad(rounded[1].sum(), layer.weight)
+    assert gradient.abs().max() > 0
+    # Without rounding it computes as before.
+    torch.testing.assert_close(reader(pixel_values)[0], plain[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("from_masks", [True, False])

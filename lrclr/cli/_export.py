@@ -239,7 +239,7 @@ def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
         for graph, entry in member.graphs.items():
             if parts := entry.get("float32_parts"):
                 layers = f", and {', '.join(parts['layers'])}" if parts["layers"] else ""
-                note(f"{graph}: in float32, since float16 cannot hold it or is too coarse: the residual stream{layers}")
+                note(f"{graph}: in float32, since float16 cannot hold it: the residual stream{layers}")
     if manifest.precision == "fp8" and not manifest.plans:
         note(f"on the machine with the GPU run: lrclr build {output} --engine tensorrt")
     names = manifest.names

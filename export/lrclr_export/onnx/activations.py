@@ -28,9 +28,6 @@ _WRITERS: Final = ("self_attn.out_proj", "mlp.fc2")
 _NORM: Final = "layer_norm1"
 TOWERS: Final = {"image_encoder": "vision_model", "text_encoder": "text_model"}
 
-MOST_MOVED: Final = 1e-3
-"""Largest movement of an image embedding, a unit vector, for a stream in float16: two roundings of float16."""
-
 Largest = dict[str, dict[str, float]]
 
 
@@ -79,35 +76,6 @@ def measured_activations(model: LrclrModel, pixel_values: NDArray[Any], tokens: 
         for handle in handles:
             handle.remove()
     return found
-
-
-def moved_by_stream(model: LrclrModel, pixel_values: NDArray[Any]) -> float:
-    """The largest distance by which an image embedding moves if the residual stream is rounded to float16.
-
-    0 for a tower whose blocks do not normalise what comes in: its stream cannot stay in float32.
-
-    Args:
-        model: in float32.
-        pixel_values: ``[N, 3, S, S]``; of many images the first 16.
-    """
-    tower = model.get_submodule(TOWERS["image_encoder"])
-    names = dict.fromkeys(_block_of(group.name) for group in tower.linear_groups())
-    blocks = [tower.get_submodule(name) for name in names]
-    if not all(hasattr(block, _NORM) for block in blocks):
-        return 0.0
-    largest = 0.0
-    with torch.inference_mode():
-        for start in range(0, min(len(pixel_values), _IMAGES // 2), _BATCH):
-            pixels = torch.from_numpy(pixel_values[start : start + _BATCH])
-            exact = model.encode_image(pixels).embedding
-            handles = [block.register_forward_hook(lambda _block, _in, out: out.half().float()) for block in blocks]
-            try:
-                rounded = model.encode_image(pixels).embedding
-            finally:
-                for handle in handles:
-                    handle.remove()
-            largest = max(largest, float((exact - rounded).norm(dim=-1).max()))
-    return largest
 
 
 def by_block(found: Mapping[str, Mapping[str, float]]) -> Largest:

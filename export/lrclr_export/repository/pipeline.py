@@ -27,14 +27,7 @@ from lrclr.contract import ModelNames
 from lrclr.engines import OnnxRuntimeEngine
 from lrclr.errors import UsageError
 from lrclr.verification import GateResult, Tolerances, gate_images, raise_refused, verify
-from lrclr_export.onnx.activations import (
-    MOST_MOVED,
-    TOWERS,
-    by_block,
-    float32_parts,
-    measured_activations,
-    moved_by_stream,
-)
+from lrclr_export.onnx.activations import TOWERS, by_block, float32_parts, measured_activations
 from lrclr_export.onnx.blame import first_bad_layer
 from lrclr_export.onnx.graphs import graph_specs
 from lrclr_export.onnx.onnx_graph import (
@@ -332,8 +325,6 @@ def _largest_activations(
     pixels = carried_calibration(checkpoint.preprocess).pixel_values
     found = measured_activations(checkpoint.model, pixels, calibration_tokens(checkpoint))
     parts = float32_parts(checkpoint.model, found)
-    if moved_by_stream(checkpoint.model, pixels) > MOST_MOVED:
-        parts["image_encoder"] = replace(parts["image_encoder"], residual_stream=True)
     largest = {
         graph: {block: float(f"{value:.4g}") for block, value in blocks.items()}
         for graph, blocks in by_block(found).items()

@@ -4,9 +4,10 @@
 
     python -m benchmarks.checkpoint.prompts build/phantom/manifest.csv build/lrclr
 
-Candidates for a finding are the sentences with which reports of the phantom state it: one form and one size, with every
-side or lobe. Of those whose AUROC is near the best, the one whose region attention points best is taken. The prompts
-that deny a finding stay as they are. A checkpoint without a trained fusion head gets the prompts with the best AUROC.
+Candidates for a finding are the sentences with which reports of the phantom state it when it is not small: one form,
+with two sizes and every side or lobe. Of those whose AUROC is near the best, the one whose region attention points best
+is taken. The prompts that deny a finding stay as they are. A checkpoint without a trained fusion head gets the prompts
+with the best AUROC.
 """
 
 from __future__ import annotations

@@ -148,12 +148,11 @@ def _positive(case: Case, rng: np.random.Generator) -> list[str]:
 
 
 def stated(name: str) -> list[tuple[str, ...]]:
-    """Sentences with which reports state a finding: for each form and size, one for each side or lobe."""
-    sizes = [words[0] for words in _SIZED.get(name, _SIZE_WORDS).values()]
+    """Sentences with which reports state a finding that is not small: for each form, one for each size and place."""
+    sizes = [words[0] for size, words in _SIZED.get(name, _SIZE_WORDS).items() if size != "small"]
     return [
-        tuple(dict.fromkeys(_filled(form, size, lobe.split()[0], lobe) for lobe in _LOBES))
+        tuple(dict.fromkeys(_filled(form, size, lobe.split()[0], lobe) for size in sizes for lobe in _LOBES))
         for form in _PRESENT[name]
-        for size in sizes
     ]
 
 

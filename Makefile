@@ -32,7 +32,7 @@ help:
 	@echo "make peers      compare lrclr with other programs that run the same weights (half an hour on 2 cores; torch.compile needs g++)"
 	@echo "make phantom    render the phantom data set, 29,000 radiographs (a quarter of an hour on 2 cores)"
 	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (about three hours of processor time; a stopped run continues; PROCESSES=2: two processes share each step)"
-	@echo "make checkpoint-seeds  tune its base with each loss and SEEDS=\"0 1 2\", and compare the losses (four more hours)"
+	@echo "make checkpoint-seeds  tune its base with each loss and SEEDS=\"0 1 2\", and compare the losses (one more hour)"
 	@echo "make samples    render the sample radiographs again from the CT"
 	@echo "make dist       a wheel and an sdist, the same bytes wherever they are built, with their bill of materials"
 	@echo "make audit      ask PyPI about known weaknesses of the pinned dependencies; needs the network"

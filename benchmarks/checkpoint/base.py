@@ -49,7 +49,7 @@ _MATRIX_RATE, _RATE = 5e-3, 8e-4
 _SETTLES = 0.8  # share of the steps after which numbers are rounded
 _FALL = 0.3  # share of the steps until then over which the rate falls
 _SETTLING = 0.4  # first rate of the rest of the steps; it falls to nothing, too
-_DECAY, _SETTLING_DECAY = 0.02, 0.5  # of the matrices of the blocks
+_DECAY, _SETTLING_DECAY = 0.08, 0.5  # of the matrices of the blocks
 _INPUTS, _WEIGHTS = 127, 63  # largest int8 numbers, of the inputs of layers and of weights
 _KEPT = 0.99  # of the average of the weights, at each step
 _EXAMPLES = 200  # images from which the initial patch embedding is computed
@@ -75,15 +75,15 @@ class Reader(nn.Module):
             nn.init.normal_(head.weight, std=0.02)
             nn.init.constant_(head.bias, bias)
         self.rounds = False
-        self._linear = [
+        self._products = ["tower.embeddings.patch_embedding"] + [
             name for name, each in self.named_modules() if ".layers." in name and isinstance(each, nn.Linear)
         ]
-        for name in self._linear:
+        for name in self._products:
             self.get_submodule(name).register_forward_pre_hook(self._rounded_input)
 
     def rounded(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, with inputs and weights of the tower's layers rounded as in int8."""
-        weights = {f"{name}.weight": self.get_parameter(f"{name}.weight") for name in self._linear}
+        weights = {f"{name}.weight": self.get_parameter(f"{name}.weight") for name in self._products}
         rounded = {name: _rounded(weight, _WEIGHTS, rows=True) for name, weight in weights.items()}
         self.rounds = True
         try:
@@ -196,10 +196,11 @@ def _rounded(values: Tensor, most: int, *, rows: bool = False) -> Tensor:
     Args:
         values: float32.
         most: the integer of the largest magnitude.
-        rows: whether each row has a scale of its own.
+        rows: whether the values at each place of the first axis have a scale of their own.
     """
     sizes = values.detach().abs()
-    step = (sizes.amax(-1, keepdim=True) if rows else sizes.amax()).clamp_min(1e-8) / most
+    axes = tuple(range(1 if rows else 0, sizes.ndim))
+    step = sizes.amax(axes, keepdim=True).clamp_min(1e-8) / most
     return values + ((values / step).round() * step - values).detach()
 
 

@@ -16,6 +16,7 @@ from benchmarks.phantom.cases import FINDINGS
 from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -82,42 +83,87 @@ def as_pixel_values(grey: Tensor) -> Tensor:
 def augmented(
     images: NDArray[np.uint8], masks: NDArray[np.uint8] | None, rng: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Rotate, scale, shift, blur and crop images, change their exposure and add noise.
+    """Change images as other machines and other operators would: geometry, exposure, sharpness, noise, field, letters.
 
-    Images are not mirrored, since reports name sides.
+    Each image draws its strength, from none to strong, so that some images stay nearly as they are. Images are not
+    mirrored, since reports name sides.
 
     Returns:
         Pixel values ``[B, 3, 112, 112]``, and the share of each cell that each finding covers, ``[B, 7, 28, 28]``.
     """
     count = len(images)
+    strength = torch.rand(count, generator=rng)
 
     def draw(low: float, high: float) -> Tensor:
-        return torch.empty(count).uniform_(low, high, generator=rng)
+        return strength * torch.empty(count).uniform_(low, high, generator=rng)
 
-    def spread(values: Tensor) -> Tensor:
-        return values[:, None, None, None]
+    def some(share: float) -> Tensor:
+        return torch.rand(count, generator=rng) < share
 
-    angle, scale = draw(-8, 8) * (math.pi / 180), draw(0.9, 1.2)
-    wide = scale * draw(0.95, 1.05)
-    right, down = draw(-0.08, 0.08), draw(-0.08, 0.08)
-    rows = [(angle.cos() * wide, -angle.sin() * scale, right), (angle.sin() * wide, angle.cos() * scale, down)]
-    transform = torch.stack([torch.stack(row, 1) for row in rows], 1)
+    transform = _transform(draw)
     grey = _moved(torch.from_numpy(images).float()[:, None] / 255, transform)
-    grey = grey.clamp(1e-4, 1) ** spread(draw(-0.45, 0.35).exp())
-    grey = (grey - 0.5) * spread(draw(0.7, 1.25)) + 0.5 + spread(draw(-0.1, 0.1))
-    blurred = draw(0, 1) < 0.3
-    grey[blurred] = nn.functional.avg_pool2d(nn.functional.pad(grey[blurred], (1,) * 4, mode="replicate"), 3, 1)
-    grey = grey + torch.randn(grey.shape, generator=rng) * spread(draw(0, 0.042) * (draw(0, 1) < 0.6))
-    bars = (torch.rand(count, 4, generator=rng) * 0.09 * SIZE * (torch.rand(count, 4, generator=rng) < 0.25)).int()
-    for picture, (top, bottom, left, right_bar) in zip(grey, bars.tolist(), strict=True):
-        picture[:, :top] = picture[:, SIZE - bottom :] = 0
-        picture[:, :, :left] = picture[:, :, SIZE - right_bar :] = 0
-    pixel_values = as_pixel_values(grey.clamp(0, 1))
+    coarse = nn.functional.interpolate(nn.functional.avg_pool2d(grey, 14), SIZE, mode="bicubic")
+    grey = grey + _spread(draw(-0.4, 0.6)) * (grey - coarse)
+    grey = grey.clamp(1e-4, 1) ** _spread(draw(-0.7, 0.6).exp())
+    grey = (grey - 0.5) * _spread(draw(-0.6, 0.4).exp()) + 0.5 + _spread(draw(-0.16, 0.16))
+    haze = nn.functional.interpolate(torch.randn(count, 1, 4, 4, generator=rng), SIZE, mode="bicubic")
+    grey = grey + haze * _spread(draw(0, 0.12) * some(0.5))
+    grey = _blurred(grey, (draw(0, 1.6) * some(0.6)).clamp_min(0.05))
+    # Dense parts of a radiograph, which are bright, get few photons.
+    noise = torch.randn(grey.shape, generator=rng) * (0.3 + grey.clamp(0, 1))
+    noise = torch.where(_spread(some(0.4)), 2 * nn.functional.avg_pool2d(noise, 3, 1, 1), noise)
+    grey = grey + noise * _spread(draw(0, 0.09) * some(0.7))
+    grey = grey.clamp(0, 1)
+    _add_bars_and_letters(grey, rng)
+    pixel_values = as_pixel_values(grey)
     if masks is None:
         return pixel_values, None
     halved = masks[:, ::2, ::2]
     planes = torch.from_numpy(np.stack([halved >> bit & 1 for bit in range(len(FINDINGS))], 1).astype(np.float32))
     return pixel_values, nn.functional.avg_pool2d(_moved(planes, transform), _CELL // 2)
+
+
+def _transform(draw: Callable[[float, float], Tensor]) -> Tensor:
+    """Random affine transforms ``[B, 2, 3]``: rotated, scaled, sheared and shifted."""
+    angle, scale = draw(-14, 14) * (math.pi / 180), draw(-0.16, 0.26).exp()
+    wide, shear = scale * draw(-0.1, 0.1).exp(), draw(-0.1, 0.1)
+    right, down = draw(-0.13, 0.13), draw(-0.13, 0.13)
+    across = (angle.cos() * wide, (shear - angle.sin()) * scale, right)
+    return torch.stack([torch.stack(row, 1) for row in (across, (angle.sin() * wide, angle.cos() * scale, down))], 1)
+
+
+def _blurred(grey: Tensor, deviations: Tensor) -> Tensor:
+    """Each image convolved with a Gaussian of its own standard deviation, in pixels."""
+    at = torch.arange(-4, 5).float()
+    kernels = torch.softmax(-(at**2) / (2 * deviations[:, None] ** 2), 1)[:, None, None]
+    together = nn.functional.pad(grey, (4, 4, 4, 4), mode="replicate").transpose(0, 1)
+    for weight in (kernels, kernels.transpose(2, 3)):
+        together = nn.functional.conv2d(together, weight, groups=len(grey))
+    return together.transpose(0, 1)
+
+
+def _add_bars_and_letters(grey: Tensor, rng: torch.Generator) -> None:
+    """Black bars along edges, as of a field that is not square, and a bright mark, as of a letter, near an edge."""
+    count = len(grey)
+    bars = (torch.rand(count, 4, generator=rng) * 0.13 * SIZE * (torch.rand(count, 4, generator=rng) < 0.2)).int()
+    marks = torch.rand(count, 5, generator=rng).tolist()
+    patterns = (torch.rand(count, 1, 5, 3, generator=rng) < 0.6).float()
+    for picture, (top, bottom, left, right), (drawn, size, bright, side, along), pattern in zip(
+        grey, bars.tolist(), marks, patterns, strict=True
+    ):
+        picture[:, :top] = picture[:, SIZE - bottom :] = 0
+        picture[:, :, :left] = picture[:, :, SIZE - right :] = 0
+        if drawn < 0.3:
+            letter = pattern.repeat_interleave(1 + round(size), 1).repeat_interleave(1 + round(size), 2)
+            height, width = letter.shape[1:]
+            row = int(along * (SIZE - height))
+            column = int((0.2 * side if side < 0.5 else 1 - 0.2 * (1 - side)) * (SIZE - width))
+            place = picture[:, row : row + height, column : column + width]
+            place.copy_(torch.maximum(place, letter * (0.7 + 0.3 * bright)))
+
+
+def _spread(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
 
 
 def _moved(pictures: Tensor, transform: Tensor) -> Tensor:

@@ -4,8 +4,8 @@
 
     python -m benchmarks.checkpoint.prompts build/phantom/manifest.csv build/lrclr
 
-Candidates for a finding are the sentences with which reports of the phantom state it when it is not small: one form,
-with two sizes and every side or lobe. Of those whose AUROC is near the best, the one whose region attention points best
+Candidates for a finding are the sentences with which reports of the phantom state it: one form, with every side or
+lobe, and with two or three sizes. Of those whose AUROC is near the best, the one whose region attention points best
 is taken. The prompts that deny a finding stay as they are. A checkpoint without a trained fusion head gets the prompts
 with the best AUROC.
 """

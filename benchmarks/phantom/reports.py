@@ -148,11 +148,12 @@ def _positive(case: Case, rng: np.random.Generator) -> list[str]:
 
 
 def stated(name: str) -> list[tuple[str, ...]]:
-    """Sentences with which reports state a finding that is not small: for each form, one for each size and place."""
-    sizes = [words[0] for size, words in _SIZED.get(name, _SIZE_WORDS).items() if size != "small"]
+    """Sentences that state a finding in reports: for each form, one for each size and place, with small ones or not."""
+    sizes = {size: words[0] for size, words in _SIZED.get(name, _SIZE_WORDS).items()}
     return [
-        tuple(dict.fromkeys(_filled(form, size, lobe.split()[0], lobe) for size in sizes for lobe in _LOBES))
+        tuple(dict.fromkeys(_filled(form, sizes[size], lobe.split()[0], lobe) for size in some for lobe in _LOBES))
         for form in _PRESENT[name]
+        for some in (("moderate", "large"), ("small", "moderate", "large"))
     ]
 
 

@@ -108,6 +108,21 @@ def test_a_rounding_reader_computes_as_int8_does_and_has_gradients() -> None:
     torch.testing.assert_close(reader(pixel_values)[0], plain[0], rtol=0, atol=0)
 
 
+def test_a_reader_of_some_patches_answers_for_these() -> None:
+    reader = Reader(network(vocabulary=512))
+    pixel_values = as_pixel_values(torch.from_numpy(smooth_images(2)).float()[:, None] / 255)
+    order = torch.stack([torch.randperm(196, generator=torch.Generator().manual_seed(each)) for each in (0, 1)])
+    (cells, image), (of_order, image_of_order) = reader(pixel_values), reader(pixel_values, order)
+    torch.testing.assert_close(image_of_order, image)
+    for each in (0, 1):
+        torch.testing.assert_close(of_order[each], cells[each][:, order[each]])
+    changed = pixel_values.clone()
+    changed[:, :, :8, :8] = 1  # patch 0
+    kept = order[:, order.shape[1] // 2 :].clone()
+    kept[kept == 0] = 1
+    torch.testing.assert_close(reader(changed, kept), reader(pixel_values, kept))
+
+
 @pytest.mark.parametrize("from_masks", [True, False])
 def test_a_continued_run_ends_with_the_same_weights(*, from_masks: bool) -> None:
     data = split()

@@ -219,7 +219,7 @@ def _rounded(values: Tensor, most: int, *, rows: bool = False) -> Tensor:
 def _of_patches(cells: Tensor) -> Tensor:
     """``[B, 7, 28, 28]`` as ``[B, 7, N, 4]``: the cells of each patch."""
     side = SIZE // PATCH
-    split = cells.unflatten(3, (side, CELLS)).unflatten(2, (side, CELLS))
+    split = cells.reshape(*cells.shape[:2], side, CELLS, side, CELLS)
     return split.transpose(3, 4).flatten(4).flatten(2, 3)
 
 

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CELLS", "PATCH", "SIZE", "Split", "as_pixel_values", "augmented", "read_reports", "read_split"]
+__all__ = [
+    "CELLS",
+    "PATCH",
+    "SIZE",
+    "Split",
+    "as_pixel_values",
+    "augmented",
+    "read_reports",
+    "read_split",
+    "rows_of_split",
+]
 
 SIZE, PATCH = 112, 8
 CELLS = 2
@@ -50,7 +60,7 @@ class Split:
 
 def read_split(dataset: Path, split: str) -> Split:
     """Read one split of a phantom data set. Images are reduced as the network's preprocessing reduces them."""
-    rows = _rows(dataset, split)
+    rows = rows_of_split(dataset, split)
     images, masks = (
         np.stack([_reduced(dataset.parent / row[column], method) for row in rows])
         for column, method in (("image", Image.Resampling.BICUBIC), ("mask", Image.Resampling.NEAREST))
@@ -61,10 +71,11 @@ def read_split(dataset: Path, split: str) -> Split:
 
 def read_reports(dataset: Path, split: str) -> tuple[str, ...]:
     """Read the reports of one split of a phantom data set."""
-    return tuple(row["report"] for row in _rows(dataset, split))
+    return tuple(row["report"] for row in rows_of_split(dataset, split))
 
 
-def _rows(dataset: Path, split: str) -> list[dict[str, str]]:
+def rows_of_split(dataset: Path, split: str) -> list[dict[str, str]]:
+    """Rows of one split of a phantom data set, by column."""
     with dataset.open(encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file) if row["split"] == split]
 

@@ -5,8 +5,8 @@
     python -m benchmarks.checkpoint.gallery build/phantom/manifest.csv build/lrclr -o gallery.png
 
 Each row is a finding: two images whose attention is most on the finding, two whose attention is least on it, the image
-with the finding whose probability is lowest, and the image without it whose probability is highest. Red patches have the
-attention of the finding, and the yellow line is the border of its exact mask.
+with the finding whose probability is lowest, and the image without it whose probability is highest. Red patches have
+the attention of the finding, and the yellow line is the border of its exact mask.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ patch, and CLS and the strongest patches learn from image labels which findings 
 With masks, in the first half of the steps, the blocks read a random half of the patches of each image (as in Li et al.,
 FLIP, 2023), which takes half of the time. A finding that only the others show is then taken as absent.
 
-In the last fifth of the steps, the layers of the tower compute with numbers that are rounded as in int8, and weights
-decay faster. Muon makes weights large, and attention sharp, so that rounding changes the answers.
+Muon makes weights large, and attention sharp, so that rounding changes the answers. Therefore weights decay faster when
+the learning rate falls, and in the last fifth of the steps the layers of the tower compute with numbers that are
+rounded as in int8.
 
 ::
 
@@ -51,7 +52,7 @@ _SPARSE = 0.56  # share of the steps in which half of the patches are left out, 
 _SETTLES = 0.8  # share of the steps after which numbers are rounded
 _FALL = 0.3  # share of the steps until then over which the rate falls
 _SETTLING = 0.4  # first rate of the rest of the steps; it falls to nothing, too
-_DECAY, _SETTLING_DECAY = 0.08, 0.5  # of the matrices of the blocks
+_DECAY, _FALLING_DECAY, _SETTLING_DECAY = 0.08, 0.25, 0.5  # of the matrices of the blocks
 _INPUTS, _WEIGHTS = 127, 63  # largest int8 numbers, of the inputs of layers and of weights
 _KEPT = 0.99  # of the average of the weights, at each step
 _EXAMPLES = 200  # images from which the initial patch embedding is computed
@@ -148,7 +149,9 @@ class BaseRun:
         if coverage is not None and self.step < _SPARSE * self.steps:
             kept, coverage, labels = _half(coverage, labels, self._rng)
         settles = self.step >= _SETTLES * self.steps
-        self._optimizers[0].param_groups[0]["weight_decay"] = _SETTLING_DECAY if settles else _DECAY
+        falls = self.step >= (1 - _FALL) * _SETTLES * self.steps
+        decay = _SETTLING_DECAY if settles else _FALLING_DECAY if falls else _DECAY
+        self._optimizers[0].param_groups[0]["weight_decay"] = decay
         with torch.autocast("cpu", dtype=torch.bfloat16):
             cells, image = (self._reader.rounded if settles else self._reader)(
                 pixel_values[mine], None if kept is None else kept[mine]

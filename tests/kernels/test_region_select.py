@@ -20,6 +20,7 @@ from export.kernels import compile as kernels
 # Private: the kernel itself, which no public function runs.
 from lrclr._kernels import FORMS, LAYERS, Form, entry_ptx, form_for, forms_for, max_nodes
 from lrclr.model import select_regions
+from tests.grids import every_other
 from tests.kernels.host_kernel import ORDERS, Case, HostKernel, Selection, gathered, importance
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def cases(draw: st.DrawFn) -> tuple[Case, Form]:
     return Case(queries, keys, start, tokens, top_k, mean, prefix), form
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=cases(), seed=st.integers(0, 2**31))
 def test_the_kernel_equals_the_rollout_in_every_order_of_threads(
     kernel: HostKernel, drawn: tuple[Case, Form], seed: int
@@ -119,8 +120,7 @@ def test_ties_go_to_the_lower_patch(kernel: HostKernel, form: Form) -> None:
     assert found.tokens[0, :, 0].tolist() == list(range(8))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize(("form", "bad"), every_other(FORMS, [np.nan, np.inf, -np.inf]))
 def test_values_that_are_not_finite_give_nan(kernel: HostKernel, form: Form, bad: float) -> None:
     """All importance values of that chain are NaN. The other chains are right, and all indices are valid."""
     nodes = 50 if form.nodes == 64 else 101
@@ -137,25 +137,22 @@ def test_values_that_are_not_finite_give_nan(kernel: HostKernel, form: Form, bad
     np.testing.assert_array_equal(found.tokens, gathered(tokens, found.index, 1))
 
 
-@pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize(
-    ("nodes", "width"),
+    ("size", "mean"),
     [
-        (50, 64),
-        (197, 64),
-        (577, 64),
-        pytest.param(1025, 64, marks=pytest.mark.slow),
-        (50, 32),
-        (101, 32),
-        (256, 72),
-        pytest.param(729, 72, marks=pytest.mark.slow),
-        pytest.param(1024, 72, marks=pytest.mark.slow),
+        *every_other([(50, 64), (197, 64), (577, 64), (50, 32), (101, 32), (256, 72)], [False, True]),
+        *(
+            pytest.param(size, mean, marks=pytest.mark.slow)
+            for size in ((1025, 64), (729, 72), (1024, 72))
+            for mean in (False, True)
+        ),
     ],
 )
 def test_the_kernel_selects_the_same_patches_as_the_network(
-    kernel: HostKernel, nodes: int, width: int, *, mean: bool
+    kernel: HostKernel, size: tuple[int, int], *, mean: bool
 ) -> None:
     """At sizes of CLIP, of the default checkpoint and of SigLIP, compared with `lrclr.model.select_regions`."""
+    nodes, width = size
     random = np.random.default_rng(nodes)
     heads, layers = (2, 3) if nodes < 500 else (1, 1)
     shape = (1, nodes, heads, width)

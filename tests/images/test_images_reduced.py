@@ -393,7 +393,10 @@ def patterned(
     start=(0, 0),
     spec=RECIPES[0],
 )
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "raw", "reversible", "irreversible"])
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("PNG", "JPEG")), "raw", "reversible", "irreversible"],
+)
 def test_fine_patterns_stay_within_the_limit(
     make_dicom: MakeDicom,
     kind: str,

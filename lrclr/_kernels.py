@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Final
 
@@ -113,7 +113,15 @@ def entry_ptx(entry: str, capability: int) -> bytes:
     Raises:
         KeyError: the entry does not exist.
     """
-    name = f"region_select_{90 if capability >= 90 else 80}.ptx"
+    head, bodies = _definitions(f"region_select_{90 if capability >= 90 else 80}.ptx")
+    body = bodies["visible .entry"][entry]
+    called = [text for function, text in bodies["func"].items() if re.search(rf"\b{function}\b", body)]
+    return "\n".join([*head, *called, body]).encode()
+
+
+@lru_cache(maxsize=1)
+def _definitions(name: str) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The first lines of a PTX file, and its definitions by kind and name. They take 2 MB, so one file is kept."""
     text = files("lrclr").joinpath("data/kernels", name).read_text(encoding="utf-8")
     # A definition begins with its directive at the start of a line and ends with a brace alone on a line.
     head, *definitions = re.split(r"(?m)^(?=\.visible \.entry |\.func )", text)
@@ -122,8 +130,5 @@ def entry_ptx(entry: str, capability: int) -> bytes:
     for definition in definitions:
         if named := found.match(definition):
             bodies[named["kind"]][named["name"]] = definition[: definition.index("\n}\n") + 3]
-    body = bodies["visible .entry"][entry]
-    called = [text for function, text in bodies["func"].items() if re.search(rf"\b{function}\b", body)]
     # The comments are removed, since they name the variables of other entries.
-    lines = [line for line in head.splitlines() if not line.startswith("//")]
-    return "\n".join([*lines, *called, body]).encode()
+    return [line for line in head.splitlines() if not line.startswith("//")], bodies

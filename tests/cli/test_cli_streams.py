@@ -162,7 +162,13 @@ SLOW_COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+# `bench compare` and the forms with ``--json`` print through the same functions as these.
+LEFT_OUT = {"bench", "evaluate", "score", "verify"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LEFT_OUT)) for name in COMMANDS]
+)
 def test_lost_stdout_fails_a_command_and_lost_stderr_does_not(
     name: str, commands: dict[str, Callable[[], list[object]]], run: Callable[..., Done]
 ) -> None:

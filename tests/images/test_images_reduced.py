@@ -22,6 +22,7 @@ from lrclr.images._codestream import jpeg2000_coding
 from lrclr.images._packets import bands_of
 from lrclr.images._png import inflated_png
 from lrclr.preprocessing import PreprocessSpec, preprocess, to_canvas
+from tests.grids import every_other
 from tests.images.test_images_dicom import compressed
 from tests.raster_files import encode
 
@@ -177,9 +178,9 @@ def test_dicom_files_of_every_size_window_and_sign_agree(
     compare_reading(data, spec)
 
 
-@pytest.mark.parametrize("irreversible", [False, True])
-@pytest.mark.parametrize("bits", [8, 12, 16])
-@pytest.mark.parametrize("size", [(512, 512), (513, 514), (515, 449)])
+@pytest.mark.parametrize(
+    ("size", "bits", "irreversible"), every_other([(512, 512), (513, 514), (515, 449)], [8, 12, 16], [False, True])
+)
 def test_jpeg_2000_is_decoded_at_a_lower_resolution(
     make_dicom: MakeDicom, size: tuple[int, int], bits: int, irreversible: bool
 ) -> None:
@@ -392,7 +393,10 @@ def patterned(
     start=(0, 0),
     spec=RECIPES[0],
 )
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "raw", "reversible", "irreversible"])
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("PNG", "JPEG")), "raw", "reversible", "irreversible"],
+)
 def test_fine_patterns_stay_within_the_limit(
     make_dicom: MakeDicom,
     kind: str,
@@ -415,8 +419,9 @@ def test_fine_patterns_stay_within_the_limit(
         np.testing.assert_array_equal(reduced.pixels, read_image(data))
 
 
-@pytest.mark.parametrize("kind", ["reversible", "irreversible"])
-@pytest.mark.parametrize("size", [(440, 523), (441, 522), (442, 521), (443, 520)])
+@pytest.mark.parametrize(
+    ("size", "kind"), every_other([(440, 523), (441, 522), (442, 521), (443, 520)], ["reversible", "irreversible"])
+)
 def test_slopes_at_the_border_are_decoded_at_a_lower_resolution(
     make_dicom: MakeDicom, size: tuple[int, int], kind: str
 ) -> None:
@@ -432,8 +437,7 @@ def test_slopes_at_the_border_are_decoded_at_a_lower_resolution(
             assert reduced.pixels.shape < size
 
 
-@pytest.mark.parametrize("kind", ["reversible", "irreversible"])
-@pytest.mark.parametrize("width", [1, 3, 6, 12])
+@pytest.mark.parametrize(("width", "kind"), every_other([1, 3, 6, 12], ["reversible", "irreversible"]))
 def test_strips_along_the_border_stay_within_the_limit(make_dicom: MakeDicom, width: int, kind: str) -> None:
     smooth = grating(576, 658, 0.002, 0.003) * 0.4 - 0.3
     for sides in (np.s_[:width], np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]):

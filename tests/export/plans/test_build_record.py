@@ -159,6 +159,7 @@ def test_a_missing_type_may_be_among_the_unknown() -> None:
     assert entry == {"layers_write": given["inspector"], "layer_types_from": None}
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_built_in_another_type_is_refused(
     fp32_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

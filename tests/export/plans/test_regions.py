@@ -168,6 +168,7 @@ def test_the_builder_fuses_the_attention_of_a_text_tower(tmp_path: Path) -> None
     assert not _fusion_gates("fusion_head", plan, "tensorrt-rtx")
 
 
+@pytest.mark.slow
 def test_the_attention_of_a_pooling_head_need_not_be_fused(tmp_path: Path) -> None:
     """A tower without CLS token, with heads of 18: each of its three layers is fused, and its pooling head is not."""
     model = load_checkpoint(siglip_folder(tmp_path / "siglip")).model

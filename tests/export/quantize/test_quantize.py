@@ -316,6 +316,7 @@ def test_tensorrt_rtx_builds_the_graphs(int8_bundle: Path, tmp_path: Path) -> No
         assert found.get("int8", 0) == wanted
 
 
+@pytest.mark.slow
 def test_a_plan_of_other_graphs_is_refused(int8_bundle: Path, fp32_bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is for x86-64 Linux")
     folder = bundles.copied(int8_bundle, tmp_path / "bundle")

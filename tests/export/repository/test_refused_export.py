@@ -53,12 +53,9 @@ def old(fp32_bundle: Path, tmp_path: Path) -> Path:
     return bundles.copied(fp32_bundle, tmp_path / "place" / "bundle")
 
 
-def assert_untouched(old: Path, before: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def assert_untouched(old: Path, before: dict[str, str]) -> None:
     assert [path.name for path in old.parent.iterdir()] == [old.name]
     assert bundles.digests(old) == before
-    capsys.readouterr()
-    assert main(["verify", str(old)]) == 0
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +87,7 @@ def test_a_fault_in_one_layer_refuses_the_bundle_and_is_named(
     assert "FAILED" in out
     assert "│ passed" not in out
     assert re.search(r"\d+ of \d+ gates passed", err)
-    assert_untouched(old, before, capsys)
+    assert_untouched(old, before)
 
 
 def test_a_refused_first_export_leaves_nothing_at_all(
@@ -109,7 +106,7 @@ def test_fp32_where_fp16_was_asked_for_is_refused(
     before = bundles.digests(old)
     assert main(["export", str(checkpoint_folder), "-o", str(old), "--fp16"]) == 3
     assert "products not in fp16 of image_encoder is" in capsys.readouterr().err
-    assert_untouched(old, before, capsys)
+    assert_untouched(old, before)
 
 
 def test_a_tolerance_can_be_raised_and_that_is_recorded(
@@ -212,7 +209,7 @@ def test_torch_failing_is_an_export_error(
     before = bundles.digests(old)
     assert main(["export", str(checkpoint_folder), "-o", str(old), "--fp32"]) == 1
     assert "error: image_encoder could not be exported: no translation for aten.something\n" in capsys.readouterr().err
-    assert_untouched(old, before, capsys)
+    assert_untouched(old, before)
 
 
 def test_a_checkpoint_with_nan_is_no_bundle(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ checkpoint: $(PHANTOM)
 	@echo "== then tuned on reports, with LRCLR's loss and with the global loss alone"
 	@$(LAUNCH) benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
 	@$(TUNE) -o $(BUILD)/lrclr
-	@$(TUNE) -o $(BUILD)/global --local none
+	@$(TUNE) -o $(BUILD)/global --local-loss none
 	@$(BIN)/python -m benchmarks.checkpoint.prompts $(PHANTOM) $(BUILD)/lrclr
 	@$(BIN)/python -m benchmarks.checkpoint.prompts $(PHANTOM) $(BUILD)/global
 	@$(BIN)/lrclr evaluate $(BUILD)/lrclr $(PHANTOM) --split external --against $(BUILD)/global --store -o $(BUILD)/report
@@ -204,7 +204,7 @@ checkpoint-seeds: $(PHANTOM)
 	@$(LAUNCH) benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
 	@set -e; for seed in $(SEEDS); do for local in pair+words none; do \
 	  echo "== seed $$seed, local loss: $$local"; out=$(BUILD)/seeds/$$local-$$seed; mkdir -p $$(dirname $$out); \
-	  test -f $$out.npz || { $(TUNE) -o $$out --local $$local --seed $$seed; \
+	  test -f $$out.npz || { $(TUNE) -o $$out --local-loss $$local --seed $$seed; \
 	    $(BIN)/python -m benchmarks.checkpoint.prompts $(PHANTOM) $$out; \
 	    $(BIN)/lrclr evaluate $$out $(PHANTOM) --split external --store --bootstrap 0 --scores $$out.npz; }; \
 	done; done

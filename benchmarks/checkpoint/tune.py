@@ -3,7 +3,7 @@
 ::
 
     python -m benchmarks.checkpoint.tune DATASET --base build/base.pt --views build/views -o build/lrclr
-    python -m benchmarks.checkpoint.tune DATASET --base build/base.pt --views build/views -o build/global --local none
+    python -m benchmarks.checkpoint.tune DATASET --base … --views … -o build/global --local-loss none
 
 The image tower stays as the base has it (Zhai et al., LiT, 2022), except for the norm before the projection. Both
 losses use the same views and sentences, in the same order. Neither uses masks or labels. The same command continues a
@@ -181,7 +181,7 @@ def main() -> int:
     parser.add_argument("--base", type=Path, required=True, help="weights that benchmarks.checkpoint.base wrote")
     parser.add_argument("--views", type=Path, required=True, help="folder that benchmarks.checkpoint.views wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--local", choices=("none", "pair", "pair+words"), default="pair+words", help="local loss")
+    parser.add_argument("--local-loss", choices=("none", "pair", "pair+words"), default="pair+words", help="local loss")
     parser.add_argument("--regions", type=int, default=REGIONS, help="regions to use of those of the views")
     parser.add_argument("--epochs", type=float, default=2.5, help="passes through the views")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order")
@@ -190,9 +190,10 @@ def main() -> int:
     steps = int(options.epochs * len(views.rows) / BATCH)
     base = torch.load(options.base, weights_only=True)
     reports = read_reports(options.dataset, "train")
-    run = TuneRun(reports, views, base, local=options.local, steps=steps, seed=options.seed, regions=options.regions)
+    local, seed, regions = options.local_loss, options.seed, options.regions
+    run = TuneRun(reports, views, base, local=local, steps=steps, seed=seed, regions=regions)
     files = {"dataset": sha256_of(options.dataset), "base": sha256_of(options.base)}
-    settings = {"local": options.local, "regions": options.regions, "seed": options.seed, "steps": steps}
+    settings = {"local": local, "regions": regions, "seed": seed, "steps": steps}
     run_to_end(run, options.output, {**files, **settings})
     if place()[0] == 0:
         run.checkpoint().save(options.output, overwrite=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pytest
 import torch
+from torch.distributed.run import get_args_parser
 
 from benchmarks.checkpoint.base import BaseRun, Reader
 from benchmarks.checkpoint.images import as_pixel_values
@@ -269,3 +270,10 @@ def test_every_row_is_drawn_before_one_is_drawn_again() -> None:
     other = RowBatches(np.arange(70), seed=2)
     other.restore(rows.state())
     assert [other.draw().tolist() for _ in range(3)] == [rows.draw().tolist() for _ in range(3)]
+
+
+def test_torchrun_passes_the_options_of_a_tuning_on() -> None:
+    """It refuses an option that abbreviates several of its own, such as ``--local``, also behind the module's name."""
+    tuning = ["data", "--base", "b", "--views", "v", "-o", "o", "--local-loss", "none", "--regions", "8", "--seed", "1"]
+    parsed = get_args_parser().parse_args(["--standalone", "-m", "benchmarks.checkpoint.tune", *tuning])
+    assert parsed.training_script_args == tuning

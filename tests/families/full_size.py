@@ -84,12 +84,13 @@ NETWORKS: Final[dict[str, Callable[[Path], None]]] = {
 # instead of 256.
 FEW_IMAGES: Final = """
 from lrclr.samples import sample_paths
+from lrclr.text import TokenBatch
 from lrclr.verification import _inputs
 from lrclr_export import profiles
 from lrclr_export.onnx import activations
 from lrclr_export.repository import golden, pipeline
 few = pipeline.calibration_tokens
-pipeline.calibration_tokens = lambda checkpoint: few(checkpoint)[:32]
+pipeline.calibration_tokens = lambda one: TokenBatch(*(each[:32] for each in vars(few(one)).values()))
 activations._IMAGES = activations._BATCH = 4
 golden.task_auroc = lambda _classifier: 0.5
 _inputs.sample_paths, profiles.MAX_PROMPTS = lambda: sample_paths()[:2], 32

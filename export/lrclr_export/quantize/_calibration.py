@@ -13,6 +13,7 @@ import numpy as np
 from lrclr.errors import ImageError, UsageError
 from lrclr.images import find_images, read_for_model
 from lrclr.preprocessing import preprocess
+from lrclr.text import TokenBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,15 +64,16 @@ def read_calibration(source: Path, spec: PreprocessSpec) -> Calibration:
     return _read("folder", find_images([source]).files, spec)
 
 
-def calibration_tokens(checkpoint: Checkpoint) -> NDArray[np.int64]:
-    """Prompts ``[P, T]``: those of the findings, phrases of reports, and tokens drawn from the whole vocabulary.
+def calibration_tokens(checkpoint: Checkpoint) -> TokenBatch:
+    """Prompts of the findings, phrases of reports, and tokens drawn from the whole vocabulary.
 
     The last ones are for users who ask in another language or script.
     """
     tokenizer = checkpoint.tokenizer
     reserved = sorted(tokenizer.reserved)
     phrases = (_carried() / "phrases.txt").read_text(encoding="utf-8").splitlines()
-    ids = tokenizer.encode([*dict.fromkeys([*checkpoint.findings.prompts, *phrases])], truncate=True).input_ids
+    written = tokenizer.encode([*dict.fromkeys([*checkpoint.findings.prompts, *phrases])], truncate=True)
+    ids = written.input_ids
     length = min(_DRAWN_TOKENS, tokenizer.context_length)
     drawn = np.random.default_rng(0).integers(0, tokenizer.vocab_size, (_DRAWN_TEXTS, length))
     drawn[np.isin(drawn, reserved)] = ids[0, 1 if tokenizer.has_bos else 0]
@@ -80,10 +82,13 @@ def calibration_tokens(checkpoint: Checkpoint) -> NDArray[np.int64]:
     drawn[:, -1] = tokenizer.eot_id
     columns = max(length, ids.shape[1])
 
-    def padded(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.pad(rows, ((0, 0), (0, columns - rows.shape[1])), constant_values=tokenizer.pad_id)
+    def together(parts: Sequence[NDArray[np.int64]], padding: int) -> NDArray[np.int64]:
+        widths = [((0, 0), (0, columns - part.shape[1])) for part in parts]
+        return np.concatenate(
+            [np.pad(part, width, constant_values=padding) for part, width in zip(parts, widths, strict=True)]
+        )
 
-    return np.concatenate([padded(rows) for rows in (ids, drawn)])
+    return TokenBatch(together((ids, drawn), tokenizer.pad_id), together((written.mask, np.ones_like(drawn)), 0))
 
 
 def _carried() -> Path:

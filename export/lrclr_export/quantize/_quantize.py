@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lrclr.errors import GateError
 from lrclr.model import Regions, rollout_row, select_regions
-from lrclr.verification import absolute_error, centred_cosine, region_gap
+from lrclr.text import TokenBatch
+from lrclr.verification import absolute_error, centred_cosine, cosine, region_gap
 from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize._calibration import calibration_tokens
 from lrclr_export.quantize._groups import PARTS, Switchable, groups_of
@@ -88,7 +89,7 @@ def quantized(
     everything = [group for some in groups.values() for group in some]
     layers = {name: model.get_submodule(name) for group in everything for name in group.layers}
     progress.task(
-        f"take ranges from {len(calibration.pixel_values)} images ({calibration.kind}) and {len(tokens)} texts"
+        f"take ranges from {len(calibration.pixel_values)} images ({calibration.kind}) and {len(tokens.mask)} texts"
     )
     with watched({name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}) as inputs:
         image = _images(model, calibration.pixel_values)
@@ -106,8 +107,15 @@ def quantized(
         }
 
     def text_losses(names: set[str], step: int = 1) -> Losses:
-        step *= _step(len(tokens))
-        return {"centred cosine": 1 - centred_cosine(_texts(switchable.switch(names), tokens[::step]), text[::step])}
+        rows = slice(None, None, step * _step(len(tokens.mask)))
+        some = TokenBatch(tokens.input_ids[rows], tokens.mask[rows])
+        found = _texts(switchable.switch(names), some)
+        token, expected = (each[some.mask.astype(bool)] for each in (found.tokens, text.tokens[rows]))
+        return {
+            "centred cosine": 1 - centred_cosine(found.embedding, text.embedding[rows]),
+            "cosine of tokens": 1 - cosine(token, expected),
+            "centred cosine of tokens": 1 - centred_cosine(token, expected),
+        }
 
     def fusion_losses(names: set[str], step: int = 1) -> Losses:
         step *= _step(len(calibration.pixel_values))
@@ -117,13 +125,15 @@ def quantized(
 
     limits = {
         "centred cosine": 1 - tolerances.centred_cosine,
+        "cosine of tokens": 1 - tolerances.cosine,
+        "centred cosine of tokens": 1 - tolerances.centred_cosine,
         "region gap": tolerances.region_gap,
         "local score": tolerances.score_error,
         "region attention": tolerances.score_error,
     }
     losses = {"image_encoder": image_losses, "text_encoder": text_losses, "fusion_head": fusion_losses}
     record: dict[str, Any] = {
-        "calibration": {**calibration.to_dict(), "texts": len(tokens)},
+        "calibration": {**calibration.to_dict(), "texts": len(tokens.mask)},
         "weights": scheme.weights,
         "activations": scheme.activations,
         "graphs": {},
@@ -188,6 +198,14 @@ class _Images:
 
 
 @dataclass(frozen=True)
+class _Texts:
+    """Attributes: embedding ``[P, D]``; tokens ``[P, T, D_text]``, with those after a prompt's end."""
+
+    embedding: NDArray[np.float32]
+    tokens: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class _Pairs:
     """Inputs of the fusion head: regions of the images, and the prompts of the findings, both from float32.
 
@@ -243,7 +261,7 @@ def _images(model: LrclrModel, pixel_values: NDArray[np.float32]) -> _Images:
     )
 
 
-def _texts(model: LrclrModel, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+def _texts(model: LrclrModel, tokens: TokenBatch) -> _Texts:
     with torch.inference_mode():
-        embedding: NDArray[np.float32] = model.encode_text(torch.from_numpy(tokens)).embedding.numpy()
-    return embedding
+        found = model.encode_text(torch.from_numpy(tokens.input_ids))
+    return _Texts(found.embedding.numpy(), found.tokens.numpy())

@@ -323,7 +323,7 @@ def _largest_activations(
         return {}, {}
     progress.task("measure the largest activation of each layer")
     pixels = carried_calibration(checkpoint.preprocess).pixel_values
-    found = measured_activations(checkpoint.model, pixels, calibration_tokens(checkpoint))
+    found = measured_activations(checkpoint.model, pixels, calibration_tokens(checkpoint).input_ids)
     parts = float32_parts(checkpoint.model, found)
     largest = {
         graph: {block: float(f"{value:.4g}") for block, value in blocks.items()}

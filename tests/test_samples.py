@@ -15,6 +15,8 @@ from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from benchmarks.phantom import ct, dicom, findings, make_samples, render
+from lrclr import ZeroShotClassifier
+from lrclr.checkpoints import default_checkpoint
 from lrclr.errors import UsageError
 from lrclr.images import read_image
 from lrclr.samples import SAMPLES, Sample, sample_paths
@@ -400,3 +402,14 @@ def test_rendering_again_gives_the_packaged_pictures() -> None:
         difference = np.abs(rendered.picture.astype(int) - read_image(sample.path("png")).astype(int))
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.001
+
+
+def test_the_default_checkpoint_answers_right_and_calmly_for_the_samples() -> None:
+    """`make demo` shows these answers: more than 80 % for what a sample shows, less than 20 % for everything else."""
+    classifier = ZeroShotClassifier.from_checkpoint(default_checkpoint())
+    for sample, answer in zip(SAMPLES, classifier.predict([sample.path() for sample in SAMPLES]), strict=True):
+        for finding in answer.findings:
+            if finding.name == sample.finding:
+                assert finding.probability > 0.8, (sample.name, finding.name)
+            else:
+                assert finding.probability < 0.2, (sample.name, finding.name)

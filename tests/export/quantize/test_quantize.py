@@ -217,6 +217,8 @@ def test_without_a_search_all_layers_are_in_int8(checkpoint: Checkpoint) -> None
     graphs = record["graphs"]
     assert {graph: graphs[graph]["int8_layers"] for graph in graphs} == LAYERS
     assert graphs["image_encoder"]["losses"]["centred cosine"] > 1e-8
+    of_text = {"centred cosine", "cosine of tokens", "centred cosine of tokens"}
+    assert graphs["text_encoder"]["losses"].keys() == of_text
 
 
 def test_the_search_reports_its_progress(checkpoint: Checkpoint) -> None:

@@ -80,7 +80,7 @@ def cases(draw: st.DrawFn) -> tuple[Case, Form]:
     return Case(queries, keys, start, tokens, top_k, mean, prefix), form
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=cases(), seed=st.integers(0, 2**31))
 def test_the_kernel_equals_the_rollout_in_every_order_of_threads(
     kernel: HostKernel, drawn: tuple[Case, Form], seed: int
@@ -212,7 +212,7 @@ def test_every_entry_is_self_contained(capability: int) -> None:
 @pytest.mark.parametrize(("form", "capability"), every_other(FORMS, [80, 90]), ids=_name)
 def test_ptxas_compiles_an_entry(form: Form, capability: int) -> None:
     if shutil.which("ptxas") is None:
-        pytest.skip("there is no ptxas")
+        pytest.skip("ptxas is not installed")
     text = entry_ptx(form.entry(LAYERS[form.head_width][-1]), capability).decode()
     subprocess.run(["ptxas", f"-arch=sm_{capability}", "-o", "/dev/null", "-"], input=text, text=True, check=True)
 

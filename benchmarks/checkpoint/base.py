@@ -5,7 +5,7 @@ patch, and CLS and the strongest patches learn from image labels which findings 
 
 ``--taught-by labels``: the same without masks, as with a hospital's labels.
 
-With masks, in the first half of the steps, the blocks read a random half of the patches of each image (as in Li et al.,
+With masks, until the learning rate falls, the blocks read a random half of the patches of each image (as in Li et al.,
 FLIP, 2023), which takes half of the time. A finding that only the others show is then taken as absent.
 
 Muon makes weights large, and attention sharp, so that rounding changes the answers. Therefore weights decay faster when
@@ -48,7 +48,6 @@ __all__ = ["BaseRun", "Reader", "losses"]
 
 _WARM_UP = 60
 _MATRIX_RATE, _RATE = 5e-3, 8e-4
-_SPARSE = 0.56  # share of the steps in which half of the patches are left out, which halves the time
 _SETTLES = 0.8  # share of the steps after which numbers are rounded
 _FALL = 0.3  # share of the steps until then over which the rate falls
 _SETTLING = 0.4  # first rate of the rest of the steps; it falls to nothing, too
@@ -107,7 +106,7 @@ class Reader(nn.Module):
         """
         hidden = self.tower.embed(pixel_values)
         if kept is not None:
-            hidden = torch.cat([hidden[:, :1], _at_patches(hidden[:, 1:], kept, 1)], 1)
+            hidden = torch.cat([hidden[:, :1], hidden[:, 1:].take_along_dim(kept[:, :, None], 1)], 1)
         for layer in self.tower.blocks:
             hidden = layer(hidden, None)
         cells = self.head(self.norm(hidden[:, 1:])).unflatten(-1, (len(FINDINGS), CELLS**2)).transpose(1, 2)
@@ -146,10 +145,10 @@ class BaseRun:
         pixel_values, cells_covered = augmented(data.images[chosen], masks, self._rng)
         mine, labels = share(), torch.from_numpy(data.labels[chosen]).float()
         coverage, kept = None if cells_covered is None else _of_patches(cells_covered), None
-        if coverage is not None and self.step < _SPARSE * self.steps:
-            kept, coverage, labels = _half(coverage, labels, self._rng)
         settles = self.step >= _SETTLES * self.steps
         falls = self.step >= (1 - _FALL) * _SETTLES * self.steps
+        if coverage is not None and not falls:
+            kept, coverage, labels = _half(coverage, labels, self._rng)
         decay = _SETTLING_DECAY if settles else _FALLING_DECAY if falls else _DECAY
         self._optimizers[0].param_groups[0]["weight_decay"] = decay
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -235,17 +234,9 @@ def _half(coverage: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tenso
     """
     count = coverage.shape[2]
     kept = torch.rand(len(coverage), count, generator=rng).argsort(1)[:, : count // 2]
-    covered = _at_patches(coverage, kept, 2)
+    covered = coverage.take_along_dim(kept[:, None, :, None], 2)
     hidden = (coverage.amax((2, 3)) > 0) & (covered.amax((2, 3)) == 0)
     return kept, covered, labels.masked_fill(hidden, 0)
-
-
-def _at_patches(values: Tensor, kept: Tensor, axis: int) -> Tensor:
-    """The values of some patches ``kept [B, N]``; the patches are on this axis."""
-    shape = [len(kept), *[1] * (values.ndim - 1)]
-    shape[axis] = kept.shape[1]
-    index = kept.view(shape).expand(*[kept.shape[1] if at == axis else size for at, size in enumerate(values.shape)])
-    return values.gather(axis, index)
 
 
 def losses(cells: Tensor, image: Tensor, coverage: Tensor | None, labels: Tensor) -> dict[str, Tensor]:

@@ -89,8 +89,11 @@ from lrclr.verification import _inputs
 from lrclr_export import profiles
 from lrclr_export.onnx import activations
 from lrclr_export.repository import golden, pipeline
-few = pipeline.calibration_tokens
-pipeline.calibration_tokens = lambda one: TokenBatch(*(each[:32] for each in vars(few(one)).values()))
+all_tokens = pipeline.calibration_tokens
+def calibration_tokens(checkpoint):
+    tokens = all_tokens(checkpoint)
+    return TokenBatch(tokens.input_ids[:32], tokens.mask[:32])
+pipeline.calibration_tokens = calibration_tokens
 activations._IMAGES = activations._BATCH = 4
 golden.task_auroc = lambda _classifier: 0.5
 _inputs.sample_paths, profiles.MAX_PROMPTS = lambda: sample_paths()[:2], 32

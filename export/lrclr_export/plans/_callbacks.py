@@ -71,9 +71,8 @@ def interruptible(work: Callable[[Event], _Result]) -> _Result:
     """
     stop = Event()
     with ThreadPoolExecutor(1) as another_thread:
-        future = another_thread.submit(work, stop)
         try:
-            return future.result()
+            return another_thread.submit(work, stop).result()
         except BaseException:
             stop.set()
             raise

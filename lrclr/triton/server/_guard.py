@@ -27,9 +27,10 @@ def main(folder: str, prefix: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
+    shutil.rmtree(folder, ignore_errors=True)
+    # With them goes the file that names the folder, so that another `lrclr serve` finds a folder that is still there.
     for region in Path("/dev/shm").glob(f"{prefix}*"):  # noqa: S108 - where Triton puts them
         region.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _members(group: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from lrclr.bundle import Bundle
@@ -63,6 +64,9 @@ class TritonServer:
         self._names = self._bundle.manifest.names
         self._installation = find_server(self.options.server)
         self._on_log = on_log
+        # Held while processes and files are made or removed. The thread that makes them may outlive `start`.
+        self._lock = Lock()
+        self._stopped = False
         self._claim: Claim | None = None
         self._probe: Probe | None = None
         self._process: ServerProcess | None = None
@@ -101,10 +105,11 @@ class TritonServer:
             ServerError: it ended, or did not answer in time. Its processes and files are gone.
         """
         try:
+            self._stopped = False
             # A signal raises its exception in the main thread, where it could hit between the start of a process and
             # the assignment of its name.
             with ThreadPoolExecutor(1) as another_thread:
-                another_thread.submit(self._start).result()
+                another_thread.submit(self._start_unless_stopped).result()
             self._models().await_answer()
             self._answers = True
         except BaseException:
@@ -116,23 +121,10 @@ class TritonServer:
 
         Requests in flight have `ServeOptions.exit_timeout` seconds. A server without requests ends at once.
         """
-        if self._process is not None:
-            if self._process.running:
-                deadline = time.monotonic() + self.options.exit_timeout
-                if self._answers and not self._models().drain(deadline):
-                    self._on_log(
-                        "warning", f"requests were in flight after {self.options.exit_timeout} s, and are given up"
-                    )
-                self._process.end(self._ports, deadline)
-            self._process.close()
-            self._process = self._served = None
-            self._answers = False
-        if self._probe is not None:
-            self._probe.close()
-            self._probe = None
-        if self._claim is not None:
-            self._claim.release()
-            self._claim = None
+        # A signal may hit `start` before it waits for its thread, which then has not begun or still runs.
+        self._stopped = True
+        with self._lock:
+            self._remove()
 
     def check(self, *, timeout: float = PATIENCE) -> None:
         """Check the server once, and load its models again if a process of a model has died or no request finishes.
@@ -225,6 +217,30 @@ class TritonServer:
         self._started()
         assert self._served is not None  # noqa: S101 - for the type checker
         return self._served
+
+    def _remove(self) -> None:
+        if self._process is not None:
+            if self._process.running:
+                deadline = time.monotonic() + self.options.exit_timeout
+                if self._answers and not self._models().drain(deadline):
+                    self._on_log(
+                        "warning", f"requests were in flight after {self.options.exit_timeout} s, and are given up"
+                    )
+                self._process.end(self._ports, deadline)
+            self._process.close()
+            self._process = self._served = None
+            self._answers = False
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+    def _start_unless_stopped(self) -> None:
+        with self._lock:
+            if not self._stopped:
+                self._start()
 
     def _start(self) -> None:
         if self._process is not None:

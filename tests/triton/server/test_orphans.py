@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from lrclr.errors import ServerError
+from lrclr.triton.server import ServeOptions, TritonServer
 
 # Private: files that a server leaves can be created here without a server.
 from lrclr.triton.server._ports import free_ports
@@ -70,6 +72,31 @@ def test_a_server_that_lost_its_guard_too_is_named_and_its_leftovers_removed_onc
         return nothing_left(served)
 
     bundles.wait_until(removed)
+
+
+@pytest.mark.triton
+def test_an_interrupt_while_another_thread_begins_to_start_the_server_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal hits after the thread has begun, and before the caller can wait for it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    server = TritonServer(folder, ServeOptions(grpc_port=0, http=False, metrics=False))
+    start, before = threading.Thread.start, set(threading.enumerate())
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if threading.current_thread() is threading.main_thread():
+            bundles.wait_until(lambda: bool(shared_memory(os.getpid())))
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            server.start()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    assert not shared_memory(os.getpid())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_what_nobody_holds_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

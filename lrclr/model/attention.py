@@ -63,7 +63,7 @@ def attend(
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
     """``[B, N, H*C]`` to ``[B, H, N, C]``."""
-    return torch.unflatten(tokens, -1, (heads, -1)).transpose(1, 2)
+    return tokens.view(*tokens.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def _lrclr_attention(  # noqa: PLR0913, PLR0917 - transformers fixes the signature

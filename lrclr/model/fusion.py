@@ -175,7 +175,7 @@ class FusionBlock(nn.Module):
         to_tokens = torch.unflatten(self.key.weight, 0, (self.heads, -1))
         to_values = torch.unflatten(self.value.weight, 0, (self.heads, -1)).transpose(1, 2)
         # Rows of all heads together: they meet the same tokens, so each pair needs one product instead of one a head.
-        asked = _by_head(query, to_tokens).flatten(1, 2).unsqueeze(1)
+        asked = _by_head(query, to_tokens).reshape(hidden.shape[0], 1, -1, hidden.shape[-1])
         tokens = normed.unsqueeze(1)
         mixed, attention = attend(asked, tokens, tokens, mask, self.scaling)
         mixed, attention = (torch.unflatten(each.squeeze(1), 1, (self.heads, -1)) for each in (mixed, attention))
@@ -184,7 +184,7 @@ class FusionBlock(nn.Module):
         return self._transformed(_rows(hidden, rows), mixed), attention
 
     def _transformed(self, hidden: Tensor, mixed: Tensor) -> Tensor:
-        hidden = hidden + self.output(mixed.transpose(1, 2).flatten(2))
+        hidden = hidden + self.output(mixed.transpose(1, 2).reshape(hidden.shape))
         transformed: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
         return transformed
 
@@ -206,10 +206,11 @@ def _pair(image: Tensor, text: Tensor) -> Tensor:
     images, prompts = image.shape[0], text.shape[0]
     left = image.unsqueeze(1).expand(-1, prompts, *image.shape[1:])
     right = text.unsqueeze(0).expand(images, *text.shape)
-    return torch.cat([left, right], dim=-2).flatten(0, 1)
+    pairs = torch.cat([left, right], dim=-2)
+    return pairs.reshape(images * prompts, *pairs.shape[2:])
 
 
 def _key_mask(text_mask: Tensor, image_tokens: int) -> Tensor:
     """Additive float32 mask ``[P, 1, 1, N+T]``: image tokens are always seen, padding never."""
-    padding = (1.0 - text_mask.float()) * torch.finfo(torch.float32).min
+    padding = (text_mask.float() - 1.0) * torch.finfo(torch.float32).max
     return nn.functional.pad(padding, (image_tokens, 0))[:, None, None, :]

@@ -254,4 +254,4 @@ def _projection(config: LrclrConfig, tower: VisionTower | TextTower, width: int,
 def _unit(embedding: Tensor) -> Tensor:
     # Spelled as transformers' CLIP spells it: nn.functional.normalize rounds differently.
     embedding = embedding.float()
-    return embedding / embedding.square().sum(-1, keepdim=True).sqrt()
+    return embedding / (embedding * embedding).sum(-1, keepdim=True).sqrt()

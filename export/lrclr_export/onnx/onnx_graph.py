@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import InlinePass
+from onnxscript import opset18
 from onnxscript.rewriter import _DEFAULT_REWRITE_RULES
 
 from lrclr.errors import ExportError, UsageError
@@ -94,20 +95,11 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
     check_opset(opset)
     try:
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                spec.module.eval(),
-                tuple(spec.inputs.values()),
-                dynamo=True,
-                opset_version=opset,
-                dynamic_shapes=_dynamic_shapes(spec),
-                input_names=list(spec.inputs),
-                output_names=list(spec.outputs),
-                custom_translation_table={**TRANSLATIONS, **FP8_TRANSLATIONS},
-                optimize=True,
-                verify=False,
-            )
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(f"{spec.name} could not be exported", why=str(error).strip().splitlines()[0]) from error
+            program = _traced_once(spec, opset)
+    except Exception as error:  # torch.export documents no types
+        raise ExportError(
+            f"{spec.name} could not be exported", why=(str(error).strip() or repr(error)).splitlines()[0]
+        ) from error
     if program is None:
         raise ExportError(f"{spec.name} could not be exported")
     model = program.model
@@ -117,6 +109,50 @@ def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
     _strip(model)
     _forget_graphs()
     return graph
+
+
+def _traced_once(spec: GraphSpec, opset: int) -> torch.onnx.ONNXProgram | None:
+    """Translate the operators that torch traces.
+
+    The exporter first has operators replaced by simpler ones, and for that traces the whole network again, which takes
+    as long as the rest. It is told to do so only if it has no translation for an operator, or one changes its input.
+    """
+    traced = torch.export.export(
+        spec.module.eval(),
+        tuple(spec.inputs.values()),
+        dynamic_shapes=_dynamic_shapes(spec),
+        # As the exporter does it, so that an axis may have the size 1.
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+    if not any(_changes_its_input(node.target) for node in traced.graph.nodes):
+        traced.run_decompositions = lambda _table: traced
+        with contextlib.suppress(torch.onnx.errors.OnnxExporterError):
+            return _translated(traced, spec, opset)
+        del traced.run_decompositions
+    return _translated(traced, spec, opset)
+
+
+def _changes_its_input(target: object) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable  # noqa: SLF001 - no public way
+
+
+def _translated(traced: torch.export.ExportedProgram, spec: GraphSpec, opset: int) -> torch.onnx.ONNXProgram | None:
+    return torch.onnx.export(
+        traced,
+        dynamo=True,
+        opset_version=opset,
+        dynamic_shapes=_dynamic_shapes(spec),
+        input_names=list(spec.inputs),
+        output_names=list(spec.outputs),
+        custom_translation_table={torch.ops.aten.to.dtype: _cast, **TRANSLATIONS, **FP8_TRANSLATIONS},
+        optimize=True,
+        verify=False,
+    )
+
+
+def _cast(value: Any, dtype: int, **_layout: object) -> Any:
+    """ONNX's operator for ``Tensor.to(dtype)``, for which the exporter has none."""
+    return opset18.Cast(value, to=dtype)
 
 
 def _forget_graphs() -> None:

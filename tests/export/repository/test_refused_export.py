@@ -197,15 +197,16 @@ def test_a_folder_that_may_not_be_written(
         old.parent.chmod(0o700)
 
 
+@pytest.mark.parametrize("part", ["torch.export.export", "torch.onnx.export"])
 def test_torch_failing_is_an_export_error(
-    monkeypatch: pytest.MonkeyPatch, checkpoint_folder: Path, old: Path, capsys: pytest.CaptureFixture[str]
+    part: str, monkeypatch: pytest.MonkeyPatch, checkpoint_folder: Path, old: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
 
     def fails(*_: object, **__: object) -> None:
         raise torch.onnx.errors.OnnxExporterError("no translation for aten.something\nand much more")
 
-    monkeypatch.setattr("torch.onnx.export", fails)
+    monkeypatch.setattr(part, fails)
     before = bundles.digests(old)
     assert main(["export", str(checkpoint_folder), "-o", str(old), "--fp32"]) == 1
     assert "error: image_encoder could not be exported: no translation for aten.something\n" in capsys.readouterr().err

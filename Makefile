@@ -183,6 +183,7 @@ phantom: $(PHANTOM)
 # Processes that share each step of a training; a stopped run may be continued with another number.
 PROCESSES := 1
 LAUNCH = $(BIN)/python $(if $(filter-out 1,$(PROCESSES)),-m torch.distributed.run --standalone --nproc-per-node $(PROCESSES)) -m
+VARIED = $(BUILD)/varied/manifest.csv
 TUNE = $(LAUNCH) benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt --views $(BUILD)/views
 
 checkpoint: $(PHANTOM)
@@ -192,9 +193,10 @@ checkpoint: $(PHANTOM)
 	@$(LAUNCH) benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
 	@$(TUNE) -o $(BUILD)/lrclr
 	@$(TUNE) -o $(BUILD)/global --local-loss none
-	@$(BIN)/python -m benchmarks.checkpoint.prompts $(PHANTOM) $(BUILD)/lrclr
-	@$(BIN)/python -m benchmarks.checkpoint.prompts $(PHANTOM) $(BUILD)/global
-	@$(BIN)/lrclr evaluate $(BUILD)/lrclr $(PHANTOM) --split external --against $(BUILD)/global --store -o $(BUILD)/report
+	@$(BIN)/python -m benchmarks.checkpoint.varied $(PHANTOM) -o $(BUILD)/varied
+	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(BUILD)/lrclr
+	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(BUILD)/global
+	@$(BIN)/lrclr evaluate $(BUILD)/lrclr $(PHANTOM) --split external --validation $(VARIED) --against $(BUILD)/global --store -o $(BUILD)/report
 	@$(BIN)/python -m benchmarks.checkpoint.pack $(BUILD)/lrclr -o lrclr/data/checkpoint
 
 SEEDS := 0 1 2
@@ -202,11 +204,12 @@ SEEDS := 0 1 2
 checkpoint-seeds: $(PHANTOM)
 	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
 	@$(LAUNCH) benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
+	@$(BIN)/python -m benchmarks.checkpoint.varied $(PHANTOM) -o $(BUILD)/varied
 	@set -e; for seed in $(SEEDS); do for local in pair+words none; do \
 	  echo "== seed $$seed, local loss: $$local"; out=$(BUILD)/seeds/$$local-$$seed; mkdir -p $$(dirname $$out); \
 	  test -f $$out.npz || { $(TUNE) -o $$out --local-loss $$local --seed $$seed; \
-	    $(BIN)/python -m benchmarks.checkpoint.prompts $(PHANTOM) $$out; \
-	    $(BIN)/lrclr evaluate $$out $(PHANTOM) --split external --store --bootstrap 0 --scores $$out.npz; }; \
+	    $(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $$out; \
+	    $(BIN)/lrclr evaluate $$out $(PHANTOM) --split external --validation $(VARIED) --store --bootstrap 0 --scores $$out.npz; }; \
 	done; done
 	@$(BIN)/python -m benchmarks.checkpoint.seeds $(PHANTOM) --lrclr $(SEEDS:%=$(BUILD)/seeds/pair+words-%.npz) \
 	  --global-only $(SEEDS:%=$(BUILD)/seeds/none-%.npz)

@@ -31,6 +31,7 @@ __all__ = [
     "read_reports",
     "read_split",
     "rows_of_split",
+    "varied",
 ]
 
 SIZE, PATCH = 112, 8
@@ -94,13 +95,26 @@ def as_pixel_values(grey: Tensor) -> Tensor:
 def augmented(
     images: NDArray[np.uint8], masks: NDArray[np.uint8] | None, rng: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
+    """Images as `varied` changes them, as the network's input.
+
+    Returns:
+        Pixel values ``[B, 3, 112, 112]``, and the share of each cell that each finding covers, ``[B, 7, 28, 28]``.
+    """
+    grey, covered = varied(images, masks, rng)
+    return as_pixel_values(grey), covered
+
+
+def varied(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8] | None, rng: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
     """Change images as other machines and other operators would: geometry, exposure, sharpness, noise, field, letters.
 
     Each image draws its strength, from none to strong, so that some images stay nearly as they are. Images are not
     mirrored, since reports name sides.
 
     Returns:
-        Pixel values ``[B, 3, 112, 112]``, and the share of each cell that each finding covers, ``[B, 7, 28, 28]``.
+        Grey levels ``[B, 1, 112, 112]`` in [0, 1], and the share of each cell that each finding covers,
+        ``[B, 7, 28, 28]``.
     """
     count = len(images)
     strength = torch.rand(count, generator=rng)
@@ -126,12 +140,11 @@ def augmented(
     grey = grey + noise * _spread(draw(0, 0.09) * some(0.7))
     grey = grey.clamp(0, 1)
     _add_bars_and_letters(grey, rng)
-    pixel_values = as_pixel_values(grey)
     if masks is None:
-        return pixel_values, None
+        return grey, None
     halved = masks[:, ::2, ::2]
     planes = torch.from_numpy(np.stack([halved >> bit & 1 for bit in range(len(FINDINGS))], 1).astype(np.float32))
-    return pixel_values, nn.functional.avg_pool2d(_moved(planes, transform), _CELL // 2)
+    return grey, nn.functional.avg_pool2d(_moved(planes, transform), _CELL // 2)
 
 
 def _transform(draw: Callable[[float, float], Tensor]) -> Tensor:

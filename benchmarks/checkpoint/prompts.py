@@ -1,8 +1,8 @@
-"""Fourth stage: chooses a tuned checkpoint's prompts on the validation split.
+"""Fourth stage: chooses a tuned checkpoint's prompts on the validation images of `benchmarks.checkpoint.varied`.
 
 ::
 
-    python -m benchmarks.checkpoint.prompts build/phantom/manifest.csv build/lrclr
+    python -m benchmarks.checkpoint.prompts build/varied/manifest.csv build/lrclr
 
 Candidates for a finding are the sentences with which reports of the phantom state it: one form, with every side or
 lobe, and with two or three sizes. Of those whose AUROC is near the best, the one whose region attention points best
@@ -120,7 +120,7 @@ def _scores(checkpoint: Checkpoint, images: _Images, prompts: Sequence[str]) -> 
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.prompts", description="Choose prompts on validation.")
-    parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
+    parser.add_argument("dataset", type=Path, help="manifest.csv of the varied validation images")
     parser.add_argument("checkpoint", type=Path, help="folder of the tuned checkpoint; its prompts are replaced")
     options = parser.parse_args()
     checkpoint = load_checkpoint(options.checkpoint)

@@ -115,7 +115,7 @@ def _traced_once(spec: GraphSpec, opset: int) -> torch.onnx.ONNXProgram | None:
     """Translate the operators that torch traces.
 
     The exporter first has operators replaced by simpler ones, and for that traces the whole network again, which takes
-    as long as the rest. It is told to do so only if it has no translation for an operator, or one changes its input.
+    as long as the rest. Here it does so only if it has no translation for an operator, or one changes its input.
     """
     traced = torch.export.export(
         spec.module.eval(),

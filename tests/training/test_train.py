@@ -89,8 +89,13 @@ def test_training_learns_from_reports(base: Checkpoint, dataset: Dataset, tmp_pa
     ("freeze", "local", "changed"),
     [
         ("auto", "pair", {"fusion_head", "logit_scale"}),
-        ("text", "pair", {"fusion_head", "logit_scale", "vision_model", "visual_projection"}),
-        ("image", "none", {"logit_scale", "text_model", "text_projection"}),
+        pytest.param(
+            "text",
+            "pair",
+            {"fusion_head", "logit_scale", "vision_model", "visual_projection"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("image", "none", {"logit_scale", "text_model", "text_projection"}, marks=pytest.mark.slow),
         ("none", "pair+words", None),
     ],
 )

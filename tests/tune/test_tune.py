@@ -50,6 +50,7 @@ def test_a_real_search_keeps_what_it_chose(bundle: Path, tmp_path: Path) -> None
         assert server.pid
 
 
+@pytest.mark.slow
 def test_callers_beyond_the_limit_change_nothing(bundle: Path, tmp_path: Path) -> None:
     """No server answers within a microsecond. The client decodes files and sends pixels, and no request is lost."""
     before = bundles.digests(bundle)

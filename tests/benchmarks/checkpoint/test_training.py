@@ -124,7 +124,7 @@ def test_a_reader_of_some_patches_answers_for_these() -> None:
     torch.testing.assert_close(reader(changed, kept), reader(pixel_values, kept))
 
 
-@pytest.mark.parametrize("from_masks", [True, False])
+@pytest.mark.parametrize("from_masks", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_continued_run_ends_with_the_same_weights(*, from_masks: bool) -> None:
     data = split()
     straight, stopped, continued = (BaseRun(data, from_masks=from_masks, steps=2, seed=0) for _ in range(3))

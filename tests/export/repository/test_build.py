@@ -25,6 +25,7 @@ from lrclr_export.plans import Plan, plan_from_onnx
 from lrclr_export.plans._build import _config
 from lrclr_export.profiles import profiles, profiles_of_graph
 from tests import bundles
+from tests.grids import every_other
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,8 +84,7 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
             assert any(str(profile["launches"]) in line.split() for line in done.stdout.splitlines() if graph in line)
 
 
-@pytest.mark.parametrize("capability", ["8.0", "12.0"])
-@pytest.mark.parametrize("precision", ["fp16", pytest.param("fp32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("precision", "capability"), every_other(["fp16", "fp32"], ["12.0", "8.0"]))
 def test_inputs_and_outputs_are_the_graphs(request: pytest.FixtureRequest, precision: str, capability: str) -> None:
     opened = Bundle(request.getfixturevalue(f"{precision}_bundle"))
     names = {"FLOAT": "float32", "INT64": "int64"}
@@ -162,12 +162,23 @@ def test_a_clip_of_full_size(base_checkpoint: Checkpoint, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-5000]), "does not support fusion_head"),
-        (lambda path: path.write_bytes(b"\x08\x0a"), "does not support fusion_head"),
-        (lambda path: _with_node(path, "Abacus", ""), "Abacus"),
-        (lambda path: _with_node(path, "RegionSelect", "abacus"), "RegionSelect"),
+        pytest.param(
+            lambda path: path.write_bytes(path.read_bytes()[:-5000]), "does not support fusion_head", id="cut off"
+        ),
+        pytest.param(
+            lambda path: path.write_bytes(b"\x08\x0a"),
+            "does not support fusion_head",
+            id="empty",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(lambda path: _with_node(path, "Abacus", ""), "Abacus", id="an unknown operator"),
+        pytest.param(
+            lambda path: _with_node(path, "RegionSelect", "abacus"),
+            "RegionSelect",
+            id="a node of another domain",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["cut off", "empty", "an unknown operator", "a node of another domain"],
 )
 def test_a_graph_that_cannot_be_built(bundle: Path, spoil: Callable[[Path], Any], said: str) -> None:
     spoil(bundle / "fusion_head" / "1" / "model.onnx")

@@ -62,8 +62,8 @@ def assert_untouched(old: Path, before: dict[str, str]) -> None:
     ("graph", "layer"),
     [
         ("image_encoder", "vision_model.encoder.layers.1"),
-        ("text_encoder", "text_model.encoder.layers.0"),
-        ("fusion_head", "fusion_head.blocks.1.mlp"),
+        pytest.param("text_encoder", "text_model.encoder.layers.0", marks=pytest.mark.slow),
+        pytest.param("fusion_head", "fusion_head.blocks.1.mlp", marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_in_one_layer_refuses_the_bundle_and_is_named(
@@ -135,6 +135,7 @@ def test_a_tolerance_can_be_raised_and_that_is_recorded(
     assert main(["verify", str(target)]) == 0
 
 
+@pytest.mark.slow
 def test_a_tolerance_can_be_lowered(
     exporter_gives: Exports, checkpoint_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,12 +81,12 @@ def test_an_interrupt_while_another_thread_begins_to_start_the_server_leaves_not
     """The signal hits after the thread has begun, and before the caller can wait for it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     server = TritonServer(folder, ServeOptions(grpc_port=0, http=False, metrics=False))
-    start, before = threading.Thread.start, set(threading.enumerate())
+    start, before, others = threading.Thread.start, set(threading.enumerate()), shared_memory(os.getpid())
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
         if threading.current_thread() is threading.main_thread():
-            bundles.wait_until(lambda: bool(shared_memory(os.getpid())))
+            bundles.wait_until(lambda: shared_memory(os.getpid()) > others)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -95,7 +95,7 @@ def test_an_interrupt_while_another_thread_begins_to_start_the_server_leaves_not
             server.start()
     for thread in set(threading.enumerate()) - before:
         thread.join()
-    assert not shared_memory(os.getpid())
+    assert shared_memory(os.getpid()) == others
     assert list(tmp_path.iterdir()) == []
 
 

@@ -62,7 +62,7 @@ FINDING_CODES: Final = {
     "Support Devices": FindingCode("SUPPORTDEV", SCHEME, "Support devices"),
 }
 PROCEDURE: Final = FindingCode("399208008", "SCT", "Plain chest X-ray")
-# Not "Certainty of Finding" (111012, DCM): the value is not calibrated.
+# Not "Certainty of Finding" (111012, DCM): the value was calibrated on other images, if at all.
 PROBABILITY: Final = FindingCode("ZSPROBABILITY", SCHEME, "Zero-shot probability")
 SPREAD: Final = FindingCode("ZSSPREAD", SCHEME, "Spread of the members' zero-shot probabilities")
 IMPORTANCE: Final = FindingCode("IMPORTANCE", SCHEME, "Region importance (attention rollout)")

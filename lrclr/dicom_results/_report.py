@@ -34,7 +34,8 @@ __all__ = ["MODEL_NAME", "NOTE", "build_report"]
 MODEL_NAME: Final = "lrclr zero-shot"
 NOTE: Final = (
     "RESEARCH USE ONLY. Not a medical device. Not for diagnosis. The zero-shot probability compares prompts for a "
-    "finding with prompts against it. It is not calibrated, and is not the probability of disease."
+    "finding with prompts against it. It was calibrated on other images, if at all, and is not the probability of "
+    "disease."
 )
 _WARNED: Final = "Warnings: the image is probably not what the model is for:"
 _ENSEMBLE: Final = (

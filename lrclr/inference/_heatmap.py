@@ -260,7 +260,7 @@ def _finding_panel(
 def _listing(prediction: Prediction, columns: int, style: Style) -> Image.Image:
     ranked = [(finding.name, finding.probability, _percent(finding)) for finding in _by_probability(prediction)]
     name = "All findings" if len(ranked) <= _MOST_BARS else f"{_MOST_BARS} most probable of {len(ranked)} findings"
-    note = "Not calibrated: positive against negative prompts"
+    note = "Positive against negative prompts; not the probability of disease"
     if any(finding.probability_spread is not None for finding in prediction.findings):
         note += "; ± how far the members of the ensemble disagree"
     head = draw.caption(name, "", note, style)

@@ -1,12 +1,11 @@
-"""Draw the pictures of the documentation that come from a real run: ``python -m tools.pictures BUNDLE``.
+"""Draw the pictures of the documentation that come from a real run: ``python -m tools.pictures``.
 
-They show what the default checkpoint answers. BUNDLE is its fp16 bundle. Needs Debian's chromium.
+They show what the default checkpoint answers, and the bundle that `make demo` writes. Needs Debian's chromium.
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,4 +94,4 @@ def _select(page: Page) -> None:
 
 if __name__ == "__main__":
     heatmap()
-    web(Path(sys.argv[1]))
+    web(Path("triton_repo"))

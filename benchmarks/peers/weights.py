@@ -25,10 +25,16 @@ _CLIP_SCALE = 2.6592  # CLIP's initial logit scale, as a logarithm
 
 
 def checkpoint_named(name: str, architecture: str = "vit-b-32") -> Checkpoint:
-    """`RANDOM`: random weights of that architecture. Otherwise the default checkpoint, changed by `with_last_end`."""
+    """`RANDOM`: random weights of that architecture. Otherwise the default checkpoint, changed by `with_last_end`.
+
+    The default checkpoint loses its calibration of single findings and its bias, since the other programs have one
+    factor for all cosines.
+    """
     if name == RANDOM:
         return init_checkpoint(architecture, preprocess="clip", score_scale=math.exp(_CLIP_SCALE))
-    return with_last_end(load_checkpoint(default_checkpoint()))
+    checkpoint = with_last_end(load_checkpoint(default_checkpoint()))
+    checkpoint.config.finding_calibration, checkpoint.config.score_bias = None, 0.0
+    return checkpoint
 
 
 def with_last_end(checkpoint: Checkpoint) -> Checkpoint:

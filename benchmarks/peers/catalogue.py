@@ -177,7 +177,7 @@ PEERS: tuple[Candidate, ...] = (
         "infinity-emb",
         "fp32",
         "infinity",
-        (_TORCH, "infinity-emb[torch,server]==0.0.78", "pillow==13.0.0"),
+        (_TORCH, "infinity-emb[torch]==0.0.78", "aiohttp==3.13.2", "pillow==13.0.0"),
         commands=("SyncEngineArray.from_args([EngineArgs(model_name_or_path=folder, bettertransformer=False)])",),
         cannot=(_NO_REGIONS, "takes pictures, not tensors", "no probabilities", "needs numpy below 2"),
         checkpoints=_SHAPE,

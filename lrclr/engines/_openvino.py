@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.bundle import Bundle
 from lrclr.contract import GRAPHS
+from lrclr.engines._openvino_attention import rearrange_attention
 from lrclr.engines._openvino_library import openvino_library, release
 from lrclr.engines._openvino_regions import region_extension
 from lrclr.engines._operators import has_int8_products, openvino_operators
@@ -31,9 +32,8 @@ class OpenVINOEngine:
     """Runs graphs in OpenVINO on the CPU. A graph is compiled at its first run, once for all shapes.
 
     OpenVINO multiplies in one precision, independent of the types in a graph. A graph in float16 runs in bfloat16 if
-    the processor has it, else in float32. Every other graph runs in float32, with the quantised products of an int8
-    graph in int8. `name` contains the precision. Region selection stays in float32. For bfloat16 this follows from
-    OpenVINO's source, and was not run.
+    the processor has it, else in float32, and so does what is not quantised in an int8 graph; its quantised products
+    run in int8. Every other graph runs in float32. `name` contains the precision. Region selection stays in float32.
 
     Args:
         graphs: a bundle, or the file of each graph: ONNX, or OpenVINO's ``.xml``.
@@ -49,7 +49,7 @@ class OpenVINOEngine:
         if threads is not None and threads < 1:
             raise UsageError("an engine needs at least one thread")
         if isinstance(graphs, Bundle):
-            half = graphs.manifest.precision == "fp16"
+            half = may_be_half(graphs.manifest.precision)
             graphs = {graph: graphs.graph_path(graph) for graph in GRAPHS}
         self._paths = dict(graphs)
         self._settings = OpenVINOSettings(half=half, threads=threads)
@@ -108,6 +108,11 @@ class OpenVINOSettings:
     streams: str | None = None
     hint: str = "LATENCY"
     profile: bool = False
+
+
+def may_be_half(precision: str) -> bool:
+    """Whether OpenVINO may compute a bundle of this precision in bfloat16, except for its quantised products."""
+    return precision in {"fp16", "int8"}
 
 
 def precision_here(*, half: bool) -> str:
@@ -195,12 +200,14 @@ class CompiledGraph:
 
 
 def read_model(path: Path) -> Any:
-    """A graph as a model of OpenVINO, with region selection.
+    """A graph as a model of OpenVINO, with region selection and rearranged attention.
 
     Raises:
         RuntimeError: OpenVINO's errors.
     """
-    return _core().read_model(path)
+    model = _core().read_model(path)
+    rearrange_attention(openvino_library().opset14, model)
+    return model
 
 
 def reason(error: BaseException) -> str:

@@ -2,8 +2,8 @@
 
 It computes the same as the function, with two differences. The chain multiplies and sums instead of using MatMul: when
 OpenVINO computes in bfloat16, it rounds the inputs of a MatMul, and keeps values between the last MatMul and an output
-in float32 (by the source of its CPU plugin; not run on a CPU with bfloat16). So the chain and the softmax before it
-stay in float32. And each layer's rollout ``[B, G, N, N]`` is read once, row by row.
+in float32. So the chain and the softmax before it stay in float32. And each layer's rollout ``[B, G, N, N]`` is read
+once, row by row.
 """
 
 from __future__ import annotations

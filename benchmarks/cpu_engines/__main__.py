@@ -87,8 +87,8 @@ def main() -> None:
         plain = {GRAPHS[0]: Path(folder) / "straight.onnx"}
         straight = {STRAIGHT: OpenVINOEngine(plain, threads=threads)}
         if "bfloat16" in straight[STRAIGHT].product_types:
-            straight[STRAIGHT + IN_HALF] = OpenVINOEngine(plain, threads=threads, half=True)
-            ours["OpenVINO" + IN_HALF] = OpenVINOEngine(graphs, threads=threads, half=True)
+            straight[STRAIGHT + IN_HALF] = OpenVINOEngine(plain, threads=threads, half=GRAPHS)
+            ours["OpenVINO" + IN_HALF] = OpenVINOEngine(graphs, threads=threads, half=GRAPHS)
         quality = {name: image_quality(engine, golden) for name, engine in ours.items()}
         for batch, rounds in ((1, options.rounds), (8, max(5, options.rounds // 3)), (32, max(4, options.rounds // 6))):
             pixels = pixels_of(golden, batch)

@@ -119,7 +119,10 @@ def _with_engines(seconds: float) -> Iterator[Peak]:
         kinds += [("fp32", "fp32", OnnxRuntimeEngine), ("int8", "int8", OnnxRuntimeEngine)]
     if importlib.util.find_spec("openvino") is not None:
         # A graph in QDQ form, since OpenVINO has no MatMulInteger.
-        kinds += [("int8", "qdq", OpenVINOEngine), ("bf16", "fp32", partial(OpenVINOEngine, half=True))]
+        kinds += [
+            ("int8", "qdq", OpenVINOEngine),
+            ("bf16", "fp32", partial(OpenVINOEngine, half={str(side) for side in _SIDES})),
+        ]
     for dtype, form, open_ in kinds:
         with tempfile.TemporaryDirectory() as folder:
             made = {side: _product(form, side, Path(folder) / f"{side}.onnx") for side in _SIDES}

@@ -21,6 +21,7 @@ from lrclr.engines import AUTO, EngineOptions, OnnxRuntimeEngine, OpenVINOEngine
 from lrclr.engines._openvino import precision_here
 from lrclr.errors import EngineError, GateError, UsageError
 from lrclr.samples import sample_paths
+from lrclr.verification import verify
 from tests import bundles
 
 if TYPE_CHECKING:
@@ -128,12 +129,24 @@ def test_inputs_of_another_form_are_refused(engine: OpenVINOEngine, inputs: Arra
 
 
 def test_the_precision_is_reported(engine: OpenVINOEngine, bundle: Bundle) -> None:
-    """bfloat16 is used if the processor has it, except for a float32 bundle."""
+    """bfloat16 is used for float16 bundles, if the processor has it. A float32 bundle runs in float32."""
     precision = engine.name.rpartition(" ")[2]
-    assert precision == precision_here(half=bundle.manifest.precision != "fp32")
+    assert precision == precision_here(half=bundle.manifest.precision == "fp16")
     assert precision_here(half=False) == "f32"
-    compiled = engine._graph("image_encoder")._compiled
-    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == precision
+    assert _hint(engine, "image_encoder") == precision
+
+
+def test_the_text_encoder_of_an_int8_bundle_may_be_in_bfloat16(int8_bundle: Path) -> None:
+    engine = OpenVINOEngine(Bundle(int8_bundle))
+    assert engine.name.endswith(" cpu f32")
+    assert [_hint(engine, graph) for graph in GRAPHS] == ["f32", precision_here(half=True), "f32"]
+    assert verify(Bundle(int8_bundle), engine).passed
+
+
+def _hint(engine: OpenVINOEngine, graph: str) -> str:
+    # Private: the public name is that of the whole engine.
+    hint: str = engine._graph(graph)._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return hint
 
 
 def test_the_number_of_threads_can_be_set(bundle: Bundle) -> None:

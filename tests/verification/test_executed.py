@@ -159,7 +159,7 @@ def test_float16_needs_an_engine_that_has_it(fp16_bundle: Path) -> None:
 
 def test_float16_that_openvino_runs_in_float32_is_refused(fp16_bundle: Path) -> None:
     bundle = Bundle(fp16_bundle)
-    engine = OpenVINOEngine({graph: bundle.graph_path(graph) for graph in GRAPHS}, half=False)
+    engine = OpenVINOEngine({graph: bundle.graph_path(graph) for graph in GRAPHS})
     if "bfloat16" not in engine.product_types:
         pytest.skip("this processor has no bfloat16")
     refused = {gate.gate for gate in verify(bundle, engine).refused}

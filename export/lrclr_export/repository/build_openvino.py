@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr.bundle import GRAPHS
 from lrclr.engines import OpenVINOEngine
-from lrclr.engines._openvino import may_be_half, read_model, reason
+from lrclr.engines._openvino import half_graphs, read_model, reason
 from lrclr.engines._openvino_library import openvino_library, release
 from lrclr.errors import ExportError
 from lrclr.verification import raise_refused, verify
@@ -49,7 +49,7 @@ def add_openvino(bundle: Bundle, *, why: str, progress: ProgressCallbacks = NO_P
         if described["region_maps"] is not None:
             progress.task(f"write {graph} in OpenVINO's format")
             files[graph] = _written(library, files[graph])
-    engine = OpenVINOEngine(files, half=may_be_half(manifest.precision))
+    engine = OpenVINOEngine(files, half=half_graphs(manifest.precision))
     progress.task(f"run the gates on {engine.name}")
     report = verify(bundle, engine)
     results = list(report.gates)

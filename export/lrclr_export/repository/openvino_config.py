@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tritonclient.grpc import model_config_pb2 as triton
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from lrclr_export.profiles import Profile
 
@@ -23,11 +23,11 @@ class OpenVINOServing:
     Attributes:
         files: name of each graph's file: ``"model.onnx"``, or ``"model.xml"`` if the ONNX graph has a node that
             OpenVINO does not support.
-        half: whether products may be in bfloat16, if the processor has it.
+        half: graphs whose products may be in bfloat16, if the processor has it.
     """
 
     files: Mapping[str, str]
-    half: bool
+    half: Collection[str]
     batches = False
     threads = "INFERENCE_NUM_THREADS"
 
@@ -37,6 +37,10 @@ class OpenVINOServing:
         model.backend, model.default_model_filename = "openvino", self.files[model.name]
         (group,) = model.instance_group
         group.kind = triton.ModelInstanceGroup.KIND_CPU
-        given = {"NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY", **({"HINT_BF16": "YES"} if self.half else {})}
+        given = {
+            "NUM_STREAMS": "1",
+            "PERFORMANCE_HINT": "LATENCY",
+            **({"HINT_BF16": "YES"} if model.name in self.half else {}),
+        }
         for name, value in given.items():
             model.parameters[name].string_value = value

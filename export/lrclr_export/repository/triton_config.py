@@ -16,7 +16,7 @@ from tritonclient.utils import np_to_triton_dtype
 from lrclr.bundle import ServingSettings
 from lrclr.contract import DYNAMIC, GRAPHS, ModelNames
 from lrclr.engines._onnxruntime import DEFAULT_OPTIONS
-from lrclr.engines._openvino import may_be_half
+from lrclr.engines._openvino import half_graphs
 from lrclr.triton import protocol
 from lrclr_export.repository.openvino_config import OpenVINOServing
 from lrclr_export.repository.plan_config import PlanServing
@@ -180,7 +180,7 @@ def serving_of(manifest: Manifest) -> Serving:
     if manifest.engine["name"] == "openvino":
         entry = next(entry for entry in manifest.plans if entry["engine"] == "openvino")
         files = {graph: str(entry["graphs"][graph]["file"]).rpartition("/")[2] for graph in GRAPHS}
-        return OpenVINOServing(files, half=may_be_half(manifest.precision))
+        return OpenVINOServing(files, half=half_graphs(manifest.precision))
     return OnnxRuntimeServing()
 
 

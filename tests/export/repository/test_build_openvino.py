@@ -71,11 +71,17 @@ def test_the_configuration_is_for_tritons_backend(built: Path, graph: str) -> No
         assert (built / graph / "warmup" / name).stat().st_size == elements * width
 
 
-def test_a_float32_bundle_is_not_served_in_bfloat16(fp32_bundle: Path, tmp_path: Path) -> None:
-    folder = bundles.copied(fp32_bundle, tmp_path / "bundle")
+@pytest.mark.parametrize(("precision", "wanted"), [("fp32", set()), ("int8", {"text_encoder"})])
+def test_what_is_not_served_in_bfloat16(
+    precision: str, wanted: set[str], quiet_transformers: None, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    folder = bundles.copied(bundles.exported(tmp_path_factory.getbasetemp(), precision), tmp_path / "bundle")
     build_bundle(folder, "openvino")
-    config = text_format.Parse((folder / "image_encoder" / "config.pbtxt").read_text(), triton.ModelConfig())
-    assert "HINT_BF16" not in config.parameters
+    configs = {
+        graph: text_format.Parse((folder / graph / "config.pbtxt").read_text(), triton.ModelConfig())
+        for graph in GRAPHS
+    }
+    assert {graph for graph, config in configs.items() if "HINT_BF16" in config.parameters} == wanted
 
 
 def test_back_to_onnx_runtime(fp16_bundle: Path, built: Path, tmp_path: Path) -> None:

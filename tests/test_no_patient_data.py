@@ -208,6 +208,7 @@ def test_evaluate(folders: InputsAndOutputs, bundle: Path, run: Run) -> None:
     check_no_patient_data(folders, done.stdout, done.stderr)
 
 
+@pytest.mark.slow
 def test_train(folders: InputsAndOutputs, checkpoint_folder: Path, run: Run) -> None:
     options = ("--epochs", 1, "--batch-size", 2, "--workers", 0, "--findings", folders.findings)
     command = ("train", folders.bad_manifest, "--base", checkpoint_folder, "-o", folders.outputs / "run", *options)
@@ -223,6 +224,7 @@ def test_train(folders: InputsAndOutputs, checkpoint_folder: Path, run: Run) -> 
         assert (name, secrets_in(name + text, forbidden)) == (name, [])
 
 
+@pytest.mark.slow
 def test_bench(folders: InputsAndOutputs, bundle: Path, run: Run) -> None:
     brief = ("--what", "files", "--batch", 1, "--concurrency", 1, *bundles.SHORT_WARMUP)
     image = folders.images / f"{FILE}0.dcm"

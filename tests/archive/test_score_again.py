@@ -238,9 +238,8 @@ def test_an_interrupted_update_loses_no_old_row(
     assert found == archives.rows(tmp_path / "fresh")
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_complete_parts(
     number: signal.Signals, code: int, archive: Path, scored: Path, bundle: Path, tmp_path: Path
 ) -> None:

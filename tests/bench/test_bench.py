@@ -216,6 +216,7 @@ def test_a_wrong_engine_is_reported_as_wrong(bundle: Path) -> None:
     assert "Its speed means nothing" in page(found)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_the_reference(bundle: Path, checkpoint_folder: Path) -> None:
     reference = reference_from(str(checkpoint_folder))
     with open_targets([str(bundle), str(checkpoint_folder)]) as targets:
@@ -272,6 +273,7 @@ def test_findings_have_the_requested_number_of_prompts() -> None:
         assert len(found.prompts) == count
 
 
+@pytest.mark.slow
 def test_a_configuration_that_fails_is_reported(bundle: Path) -> None:
     class FailsAtSeven(SwappingEngine):
         def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

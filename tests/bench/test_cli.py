@@ -43,6 +43,7 @@ def test_options_may_come_first_and_stdout_has_only_json(bundle: Path, capsys: C
     assert content["measurements"][0]["summary"]["unit"] == "images a second"
 
 
+@pytest.mark.slow
 def test_quick_measures_few_configurations_and_prints_the_duration(bundle: Path, capsys: Capture) -> None:
     assert main(["bench", "--quick", str(bundle), "--seconds", "0.3", "--json"]) == 0
     captured = capsys.readouterr()

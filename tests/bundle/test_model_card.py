@@ -140,6 +140,7 @@ value = 0.5
 """
 
 
+@pytest.mark.slow
 def test_a_card_file_is_copied_to_the_checkpoint_and_the_bundle(checkpoint_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(CARD)
     done = call("convert", checkpoint_folder, tmp_path / "a", "--card", tmp_path / "mine.toml")

@@ -22,9 +22,8 @@ def staging_folders(folder: Path) -> list[Path]:
     return list(folder.glob(".*.partial"))
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_only_the_old_bundle(
     number: signal.Signals, code: int, checkpoint_folder: Path, bundle: Path, tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_busy_server_is_alive(server: TritonServer, folder: Path) -> None:
     assert answered
 
 
+@pytest.mark.slow
 def test_a_server_takes_no_other_bundle_than_expected(folder: Path, tmp_path: Path) -> None:
     from lrclr.evaluation import store
 

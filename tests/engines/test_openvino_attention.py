@@ -71,7 +71,7 @@ def attention(
     return openvino.Model(results, [tokens])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     sizes=st.tuples(st.integers(1, 4), st.integers(1, 6), st.sampled_from([2, 3])),
     rows=st.tuples(st.integers(1, 3), st.integers(1, 5)),

@@ -75,6 +75,7 @@ def test_scores_of_an_ensemble_are_saved(evaluated: EvaluationRun, tmp_path: Pat
     np.testing.assert_array_equal(read.probability(0.3), evaluated.scores.probability(0.3))
 
 
+@pytest.mark.slow
 def test_fitted_values_are_stored_in_all_members(folder: Path, tmp_path: Path, ensemble: ZeroShotClassifier) -> None:
     copy = bundles.copied(folder, tmp_path / "bundle")
     store(copy, alpha=0.0, score_scale=2.5, score_bias=-0.3, finding_calibration={"Edema": (4.0, 0.7)})

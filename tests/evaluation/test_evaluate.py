@@ -269,6 +269,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
         compare(first, replace(second, image=second.image[::-1]))
 
 
+@pytest.mark.slow
 def test_calibration_is_the_same_in_torch_and_in_the_bundle(
     bundle_folder: Path,
     checkpoint_folder: Path,
@@ -388,6 +389,7 @@ def test_stored_values_are_in_the_bundle_and_its_gates_hold(bundle_folder: Path,
     assert bundles.digests(folder) == now
 
 
+@pytest.mark.slow
 def test_the_task_gate_holds_after_alpha_was_changed(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

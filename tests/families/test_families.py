@@ -591,6 +591,7 @@ def test_a_mutant_of_what_a_tower_declares_is_refused(
     assert gate in refused
 
 
+@pytest.mark.slow
 def test_declarations_of_bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bert = _dual(tmp_path, monkeypatch, vision="vit", text="bert")
     assert refused_gates(bert) == set()
@@ -612,6 +613,7 @@ def test_a_declaration_of_siglips_image_tower(tmp_path: Path, monkeypatch: pytes
         model.encode_image(pixels_of(siglip.checkpoint), prune=True)
 
 
+@pytest.mark.slow
 def test_declarations_of_siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     siglip = _siglip(tmp_path, monkeypatch)
     # PyTorch supports prompts of any length, the exported graph does not.

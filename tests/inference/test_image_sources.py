@@ -38,6 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [*sample_paths("png"), *sample_paths("dicom"), *bundles.enlarged(tmp_path_factory.mktemp("large"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [False, True])
 def test_answers_equal_those_of_the_command_bit_for_bit(
     exact: bool, classifier: ZeroShotClassifier, bundle: Path, files: list[Path], capsys: pytest.CaptureFixture[str]

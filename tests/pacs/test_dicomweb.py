@@ -81,6 +81,7 @@ def test_every_study_once_and_results_in_the_archive(
     assert len(target.instances("SR")) == len(reports)
 
 
+@pytest.mark.slow
 def test_each_image_is_fetched_once_for_its_scores_and_its_results(
     archive: Orthanc, target: Orthanc, fp32_bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:

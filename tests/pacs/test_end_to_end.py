@@ -69,6 +69,7 @@ def push(source: Orthanc, process: subprocess.Popen[str]) -> None:
     wait(lambda: process.poll() is not None or source.send("LRCLR").ok)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [pytest.param(4, id="4"), LARGE])
 def test_pushed_studies_are_answered_once(number: int, fp32_bundle: Path, tmp_path: Path) -> None:
     """The receiver is killed twice, and the archive for the results is stopped once."""

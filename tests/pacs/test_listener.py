@@ -348,6 +348,7 @@ def test_refused_images_are_accepted_and_put_aside(classifier: ZeroShotClassifie
     assert (content["reason"].split()[0], content["prediction"]) == ("other_body_part", None)
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_it_loses_nothing(
     classifier: ZeroShotClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

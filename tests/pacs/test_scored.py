@@ -36,6 +36,7 @@ def score(archive: Path, bundle: Path, *options: object) -> int:
     return main([str(each) for each in command])
 
 
+@pytest.mark.slow
 def test_results_of_a_folder(archive: Path, fp32_bundle: Path, capsys: Capture) -> None:
     reports = archive.parent / "sr"
     # Rows that were written before get their results, too.

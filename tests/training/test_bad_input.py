@@ -106,6 +106,7 @@ def test_a_bad_row_stops_the_run_unless_rows_may_be_skipped(
     assert "Research use only" in err
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_reported(
     run: Callable[..., tuple[int, str, str]], dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_an_unreadable_image_is_reported(
     assert "1 of 32 rows of the validation images are bad: line 42" in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_negative_reports_are_counted_and_used(run: Callable[..., tuple[int, str, str]], dataset: Dataset) -> None:
     negative = with_values(**{"Lung Opacity": 0, "Pneumothorax": 0})
     code, out, err = run(dataset(negative))
@@ -148,6 +150,7 @@ def test_without_validation_the_last_network_is_kept(
     assert "did not write all of it (thesis.tex)" in err
 
 
+@pytest.mark.slow
 def test_a_validation_dataset_must_have_other_images(
     run: Callable[..., tuple[int, str, str]], dataset: Dataset, squares: Path, tmp_path: Path
 ) -> None:

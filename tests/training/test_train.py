@@ -114,6 +114,7 @@ def test_frozen_parts_do_not_change(
         assert {name for name in before if name.startswith("fusion_head")} <= moved
 
 
+@pytest.mark.slow
 def test_bf16_trains(base: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     loss = LossSettings("pair+words", encode_at_once=5, pairs_at_once=64)
     settings = TrainSettings(**QUICK, max_steps=2, precision="bf16", freeze="none", loss=loss)

@@ -131,8 +131,9 @@ def test_other_addresses_use_the_proxy_unless_no_proxy_names_them(
     assert len(proxy.received) == received
 
 
+@pytest.mark.slow
 @needs_ipv6
-@pytest.mark.parametrize("address", [pytest.param("[0:0:0:0:0:0:0:1]", marks=pytest.mark.slow), "::"])
+@pytest.mark.parametrize("address", ["[0:0:0:0:0:0:0:1]", "::"])
 def test_a_server_on_ipv6(folder: Path, address: str, proxy: SilentProxy, capsys: pytest.CaptureFixture[str]) -> None:
     options = ServeOptions(address=address, grpc_port=0, http_port=0, metrics_port=0, instances=1)
     with TritonServer(folder, options) as server:

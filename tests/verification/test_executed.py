@@ -120,6 +120,7 @@ def test_float32_products_of_an_int8_bundle_are_refused(
     assert refused == {IMAGE: layers}
 
 
+@pytest.mark.slow
 def test_the_command_refuses_such_a_bundle(int8_bundle: Path, tmp_path: Path) -> None:
     if not _operators.has_int8_products():
         pytest.skip("this processor has no instructions for int8")
@@ -176,6 +177,7 @@ def test_without_instructions_for_int8_the_gate_does_not_apply(
     assert any("int8 products does not apply" in note and "avx512_vnni" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_auto_also_measures_float32_without_instructions_for_int8(
     int8_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def test_a_wrong_stored_weight_is_refused(checkpoint: Checkpoint) -> None:
     assert refused == ["text_encoder"]
 
 
+@pytest.mark.slow
 def test_auto_does_not_choose_an_engine_that_verify_refuses(fp32_bundle: Path, tmp_path: Path) -> None:
     """Also if only the task gate refuses it: here the reference recognises findings that the bundle does not."""
     folder = bundles.copied(fp32_bundle, tmp_path / "bundle")

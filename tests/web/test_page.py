@@ -134,6 +134,7 @@ def test_findings_and_regions(page: Page, classifier: ZeroShotClassifier) -> Non
     assert {box[:2] for box in boxes} == corners
 
 
+@pytest.mark.slow
 def test_a_file_can_be_opened_before_the_model_is_known(browser: Browser, running: WebServer) -> None:
     with page_of(browser, running.url, visit=False) as page:
         held: list[Route] = []
@@ -154,6 +155,7 @@ def test_a_file_can_be_opened_before_the_model_is_known(browser: Browser, runnin
         page.unroute("**/v1/model")
 
 
+@pytest.mark.slow
 def test_warnings_are_shown_before_the_result(page: Page, tmp_path: Path) -> None:
     noise = bundles.radiograph(tmp_path / "noise.png")
     open_files(page, noise)
@@ -208,6 +210,7 @@ def test_free_prompts(page: Page, classifier: ZeroShotClassifier) -> None:
     expect(page.locator("#prompts li")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_spellings_of_a_prompt_are_sent_once(page: Page) -> None:
     """The server refuses two findings with the same name in a request, which a change of alpha would send."""
     open_files(page, DICOM)
@@ -235,6 +238,7 @@ def test_texts_are_not_interpreted_as_html(page: Page, tmp_path: Path) -> None:
     assert page.locator("img:not(.stage img)").count() == 0
 
 
+@pytest.mark.slow
 def test_the_keyboard_focus_stays_in_place(page: Page) -> None:
     open_files(page, DICOM, PNG)
     for place in (page.get_by_role("button", name=DICOM.name, exact=True), page.locator("#findings .finding").nth(3)):
@@ -247,6 +251,7 @@ def test_the_keyboard_focus_stays_in_place(page: Page) -> None:
     expect(page.locator("#open")).to_be_focused()
 
 
+@pytest.mark.slow
 def test_answers_for_another_alpha_are_not_shown(page: Page) -> None:
     """Neither old answers if the server does not respond, nor a late answer after a newer one."""
     open_files(page, DICOM)
@@ -267,6 +272,7 @@ def test_answers_for_another_alpha_are_not_shown(page: Page) -> None:
     expect(page.locator("#findings .value").first).to_contain_text("%")
 
 
+@pytest.mark.slow
 def test_a_file_can_be_opened_if_the_server_starts_after_the_page(page: Page) -> None:
     page.route("**/v1/model", lambda route: route.abort())
     page.reload()
@@ -276,6 +282,7 @@ def test_a_file_can_be_opened_if_the_server_starts_after_the_page(page: Page) ->
     expect(page.locator("#errors .message")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_two_images_are_compared(page: Page, classifier: ZeroShotClassifier) -> None:
     open_files(page, DICOM, PNG)
     page.check("#compare")
@@ -294,6 +301,7 @@ def test_two_images_are_compared(page: Page, classifier: ZeroShotClassifier) -> 
     expect(page.locator("#images li")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_window_zoom_and_pan(page: Page) -> None:
     open_files(page, PNG)
     view, stage = page.locator(".viewport"), page.locator(".stage")
@@ -390,6 +398,7 @@ def test_errors_and_samples(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#errors")).to_contain_text("dropped.png: lrclr cannot read the file")
 
 
+@pytest.mark.slow
 def test_an_image_that_the_server_removed_is_sent_again(
     browser: Browser, backend: BundleBackend, classifier: ZeroShotClassifier
 ) -> None:
@@ -410,6 +419,7 @@ def test_an_image_that_the_server_removed_is_sent_again(
             expect(value).to_have_text(percent(finding.probability))
 
 
+@pytest.mark.slow
 def test_closing_the_page_removes_its_images(browser: Browser, backend: BundleBackend) -> None:
     import requests
 
@@ -449,7 +459,8 @@ def test_the_page_asks_for_a_token(browser: Browser, backend: BundleBackend) -> 
         open_files(page, DICOM)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), pytest.param("dark", 360, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
 def test_accessibility(browser: Browser, running: WebServer, scheme: str, width: int) -> None:
     """axe-core finds no problem, and no element is wider than the screen."""
     with page_of(browser, running.url, color_scheme=scheme) as page:

@@ -246,6 +246,7 @@ def test_a_replaced_bundle_on_the_server_is_reported(served: TritonServer) -> No
     assert (response.status_code, response.json()["what"]) == (502, "the Triton server has another bundle now")
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_a_stopped_triton_server_is_reported(fp32_bundle: Path) -> None:
     options = ServeOptions(grpc_port=0, http_port=0, metrics_port=0, instances=1)

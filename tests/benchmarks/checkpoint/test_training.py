@@ -124,7 +124,8 @@ def test_a_reader_of_some_patches_answers_for_these() -> None:
     torch.testing.assert_close(reader(changed, kept), reader(pixel_values, kept))
 
 
-@pytest.mark.parametrize("from_masks", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("from_masks", [True, False])
 def test_a_continued_run_ends_with_the_same_weights(*, from_masks: bool) -> None:
     data = split()
     straight, stopped, continued = (BaseRun(data, from_masks=from_masks, steps=2, seed=0) for _ in range(3))
@@ -156,6 +157,7 @@ def test_a_continued_tuning_ends_with_the_same_weights(local: LocalLoss) -> None
     assert straight.checkpoint().model.config.fusion_trained == (local != "none")
 
 
+@pytest.mark.slow
 def test_views_are_of_all_images_and_a_stopped_command_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +184,7 @@ def test_rare_sentences_are_drawn_more_often() -> None:
     assert {len(sentences.draw(1, rng).split(".")) for _ in range(5)} == {2}
 
 
+@pytest.mark.slow
 def test_prompts_are_chosen_from_the_sentences_of_reports() -> None:
     reports = [sentence for name in FINDINGS for form in stated(name) for sentence in form]
     run = TuneRun(

@@ -187,6 +187,7 @@ def test_a_missing_or_damaged_part_is_refused(parts: list[Path], tmp_path: Path)
     assert not (tmp_path / "ready").exists()
 
 
+@pytest.mark.slow
 def test_the_command_for_onnx_runtime_runs_on_the_cpu(unpacked_kit: Path, tmp_path: Path) -> None:
     answer = _command(
         *("onnxruntime_cuda", "-o", str(tmp_path), "--ready", str(unpacked_kit), "--device", "cpu"),

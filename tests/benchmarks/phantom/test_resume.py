@@ -35,6 +35,7 @@ def measured_facts(folder: Path) -> dict[str, int]:
     return facts["measured"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued(tmp_path: Path) -> None:
     source, whole, out = tmp_path / "ct", tmp_path / "whole", tmp_path / "sets/out"
     source.mkdir()

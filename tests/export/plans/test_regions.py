@@ -154,6 +154,7 @@ def _fused(model: LrclrModel, graph: str, path: Path, shape: list[int]) -> Plan:
     )
 
 
+@pytest.mark.slow
 def test_the_builder_fuses_the_attention_of_a_text_tower(tmp_path: Path) -> None:
     text = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
     checkpoint = init_checkpoint("tiny", text_config=text)

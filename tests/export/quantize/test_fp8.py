@@ -259,6 +259,7 @@ def test_layers_that_float16_cannot_hold_stay_in_float32(checkpoint: Checkpoint)
     assert graph["fp8_layers"] == LAYERS["image_encoder"] - 1
 
 
+@pytest.mark.slow
 def test_tensorrt_rtx_builds_the_graphs_for_gpus_with_fp8(fp8_bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is for x86-64 Linux")
     folder = bundles.copied(fp8_bundle, tmp_path / "bundle")

@@ -307,6 +307,7 @@ def test_the_command(checkpoint_folder: Path, tmp_path: Path) -> None:
     assert bundles.call("export", checkpoint_folder, "--int8", "--int8-search", "maybe").returncode == 2
 
 
+@pytest.mark.slow
 def test_tensorrt_rtx_builds_the_graphs(int8_bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is for x86-64 Linux")
     folder = bundles.copied(int8_bundle, tmp_path / "bundle")

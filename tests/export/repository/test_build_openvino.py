@@ -120,6 +120,7 @@ def test_nothing_else_goes_with_it(fp16_bundle: Path, tmp_path: Path, engine: st
     assert "cannot be used with options for plans" in done.stderr
 
 
+@pytest.mark.slow
 def test_auto_keeps_what_was_measured(fp16_bundle: Path, tmp_path: Path) -> None:
     folder = bundles.copied(fp16_bundle, tmp_path / "bundle")
     chosen = build_bundle(folder, "auto").manifest.engine

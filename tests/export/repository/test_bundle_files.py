@@ -187,6 +187,7 @@ def test_mean_rollout_passes_every_gate(other: Path) -> None:
     assert bundle.manifest.opset == 18
 
 
+@pytest.mark.slow
 def test_weights_beside_the_graph_are_part_of_the_bundle(other: Path) -> None:
     manifest = Bundle(other).manifest
     for graph in GRAPHS:

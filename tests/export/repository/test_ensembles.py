@@ -242,6 +242,7 @@ def test_wrong_members(checkpoints: list[Checkpoint], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_export_leaves_what_was_there(
     checkpoints: list[Checkpoint], folder: Path, tmp_path: Path
 ) -> None:

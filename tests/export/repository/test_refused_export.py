@@ -109,6 +109,7 @@ def test_fp32_where_fp16_was_asked_for_is_refused(
     assert_untouched(old, before)
 
 
+@pytest.mark.slow
 def test_a_tolerance_can_be_raised_and_that_is_recorded(
     exporter_gives: Exports,
     checkpoint_folder: Path,
@@ -135,7 +136,6 @@ def test_a_tolerance_can_be_raised_and_that_is_recorded(
     assert main(["verify", str(target)]) == 0
 
 
-@pytest.mark.slow
 def test_a_tolerance_can_be_lowered(
     exporter_gives: Exports, checkpoint_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

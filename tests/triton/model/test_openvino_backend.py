@@ -109,6 +109,7 @@ def test_a_bad_request_does_not_affect_others(served: tuple[Bundle, Any]) -> Non
         assert isinstance(answer, InferenceServerException) == (place % 3 == 1)
 
 
+@pytest.mark.slow
 def test_a_server_without_the_backend_is_refused(served: tuple[Bundle, Any], tmp_path: Path) -> None:
     """lrclr refuses it in one line with the command that helps. Triton's own error would be many lines."""
     installation = find_server()

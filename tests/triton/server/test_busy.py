@@ -122,6 +122,7 @@ def test_a_server_in_which_nothing_goes_on_is_mended(server: TritonServer, told:
     server.check()
 
 
+@pytest.mark.slow
 def test_what_is_in_flight_is_answered_when_the_server_is_stopped(server: TritonServer, told: list[str]) -> None:
     answers: list[Prediction] = []
     errors: list[LrclrError] = []

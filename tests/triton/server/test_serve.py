@@ -146,6 +146,7 @@ def test_a_full_disk_behind_the_log_stops_no_answer(serve: type[Served], folder:
     assert servers_in(served.temporary) == []
 
 
+@pytest.mark.slow
 def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
     served = serve(folder, "--address", "0.0.0.0", *ANY_PORTS, "--instances", 1, "--shared-memory", "--no-http")
     port = served.grpc().rpartition(":")[2]

@@ -87,19 +87,21 @@ def pytest_collection() -> Iterator[None]:
 
 
 # The slowest folders start first, so that no process works alone at the end.
-LONGEST = ("tests/export", "tests/verification", "tests/evaluation", "tests/training", "tests/cli")
+LONGEST = ("tests/bench", "tests/export", "tests/verification", "tests/evaluation", "tests/training", "tests/cli")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Set the groups for ``--dist loadgroup``: one process for each file, and one for all tests with a Triton server.
 
-    Tests with a server mostly wait, and share servers, so `make test` runs them beside the others.
+    Tests with a server mostly wait, and share servers, so `make test` runs them beside the others. The tests of the
+    benchmark share a result, which takes many seconds to measure.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     for item in items:
-        group = "triton" if item.get_closest_marker("triton") else item.nodeid.partition("::")[0]
+        file = item.nodeid.partition("::")[0]
+        group = "triton" if item.get_closest_marker("triton") else "bench" if file.startswith("tests/bench/") else file
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_sort_key)
 

@@ -161,23 +161,14 @@ def test_manifest_says_what_was_done(checkpoint: Checkpoint, fp16_bundle: Path) 
     } == on_disk
 
 
-@pytest.fixture(scope="module")
-def other(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with options that are not defaults: mean rollout, the lowest opset, weights beside the graph."""
-    folder = tmp_path_factory.mktemp("other")
-    config = json.loads((checkpoint_folder / "config.json").read_text())
-    bundles.copied(checkpoint_folder, folder / "checkpoint")
-    config |= {"region_rollout": "mean", "region_top_k": 4}
-    (folder / "checkpoint" / "config.json").write_text(json.dumps(config))
-    options = ExportOptions("fp32", opset=18, external_data_above=1000, max_batch=5)
-    with exporting_once():
-        export_bundle(load_checkpoint(folder / "checkpoint"), folder / "bundle", options)
-    return folder / "bundle"
-
-
 @pytest.mark.slow
-def test_mean_rollout_passes_every_gate(other: Path) -> None:
-    bundle = Bundle(other)
+def test_mean_rollout_with_the_lowest_opset_passes_every_gate(checkpoint_folder: Path, tmp_path: Path) -> None:
+    config = json.loads((checkpoint_folder / "config.json").read_text())
+    bundles.copied(checkpoint_folder, tmp_path / "checkpoint")
+    config |= {"region_rollout": "mean", "region_top_k": 4}
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config))
+    export_bundle(load_checkpoint(tmp_path / "checkpoint"), tmp_path / "bundle", ExportOptions("fp32", opset=18))
+    bundle = Bundle(tmp_path / "bundle")
     assert all(gate["passed"] for gate in bundle.manifest.gates)
     model = onnx.load(bundle.graph_path("image_encoder"), load_external_data=False)
     (node,) = [node for node in model.graph.node if node.op_type == "RegionSelect"]
@@ -187,30 +178,38 @@ def test_mean_rollout_passes_every_gate(other: Path) -> None:
     assert bundle.manifest.opset == 18
 
 
-@pytest.mark.slow
-def test_weights_beside_the_graph_are_part_of_the_bundle(other: Path) -> None:
-    manifest = Bundle(other).manifest
+@pytest.fixture(scope="module")
+def beside(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with its weights beside the graphs."""
+    folder = tmp_path_factory.mktemp("beside") / "bundle"
+    with exporting_once():
+        export_bundle(checkpoint, folder, ExportOptions("fp32", external_data_above=1000))
+    return folder
+
+
+def test_weights_beside_the_graph_are_part_of_the_bundle(beside: Path) -> None:
+    manifest = Bundle(beside).manifest
     for graph in GRAPHS:
         name = f"{graph}/1/model.onnx"
-        assert (other / f"{name}.data").stat().st_size == manifest.files[f"{name}.data"]["bytes"]
+        assert (beside / f"{name}.data").stat().st_size == manifest.files[f"{name}.data"]["bytes"]
     # The large table is in another file.
-    assert (other / "text_encoder/1/model.onnx").stat().st_size < 100_000
+    assert (beside / "text_encoder/1/model.onnx").stat().st_size < 100_000
 
 
-def test_weights_beside_the_graph_answer_alike(other: Path, tmp_path: Path) -> None:
+def test_weights_beside_the_graph_answer_alike(beside: Path, tmp_path: Path) -> None:
     """The result equals that of the same graphs with their weights inside."""
-    bundle, inside = Bundle(other), {}
+    bundle, inside = Bundle(beside), {}
     for graph in GRAPHS:
         inside[graph] = tmp_path / f"{graph}.onnx"
         onnx.save(onnx.load(bundle.graph_path(graph)), inside[graph])
     images = [read_image(path) for path in sample_paths()[:2]]
     expected = ZeroShotClassifier(bundle, OnnxRuntimeEngine(inside)).predict(images)
-    assert ZeroShotClassifier.from_bundle(other).predict(images) == expected
+    assert ZeroShotClassifier.from_bundle(beside).predict(images) == expected
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_a_changed_byte_in_the_weights_beside_is_noticed(other: Path, tmp_path: Path, graph: str) -> None:
-    copy = bundles.copied(other, tmp_path / "copy")
+def test_a_changed_byte_in_the_weights_beside_is_noticed(beside: Path, tmp_path: Path, graph: str) -> None:
+    copy = bundles.copied(beside, tmp_path / "copy")
     bundles.flip(copy / graph / "1" / "model.onnx.data")
     with pytest.raises(BundleError, match=rf"{graph}/1/model\.onnx\.data was changed since the export"):
         Bundle(copy)

@@ -98,7 +98,8 @@ def test_predict_score_and_evaluate_give_the_same_answers(
     assert load_scores(tmp_path / "scores.npz").models[0].info["exact"] is exact
 
 
-@pytest.mark.parametrize("exact", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("exact", [False, True])
 def test_every_command_has_the_option_and_records_it(
     exact: bool, bundle: Path, images: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -133,6 +133,7 @@ def test_negative_reports_are_counted_and_used(run: Callable[..., tuple[int, str
     assert "no AUROC on validation" in out
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_network_is_kept(
     run: Callable[..., tuple[int, str, str]], dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -96,7 +96,7 @@ def test_training_learns_from_reports(base: Checkpoint, dataset: Dataset, tmp_pa
             marks=pytest.mark.slow,
         ),
         pytest.param("image", "none", {"logit_scale", "text_model", "text_projection"}, marks=pytest.mark.slow),
-        ("none", "pair+words", None),
+        pytest.param("none", "pair+words", None, marks=pytest.mark.slow),
     ],
 )
 def test_frozen_parts_do_not_change(

@@ -69,6 +69,7 @@ def test_the_rate_of_a_queue_is_found(processes: int, service: float, start: flo
     assert all(window.lost == 0 for window in found.windows if window.offered == found.rate)
 
 
+@pytest.mark.slow
 def test_the_search_finds_the_best_configuration() -> None:
     """If the effects of the factors multiply, combinations of single changes contain the best one.
 

@@ -25,7 +25,6 @@ from lrclr_export.plans import Plan, plan_from_onnx
 from lrclr_export.plans._build import _config
 from lrclr_export.profiles import profiles, profiles_of_graph
 from tests import bundles
-from tests.grids import every_other
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +83,9 @@ def test_plans_go_into_the_bundle(fp16_bundle: Path, built: tuple[Path, subproce
             assert any(str(profile["launches"]) in line.split() for line in done.stdout.splitlines() if graph in line)
 
 
-@pytest.mark.parametrize(("precision", "capability"), every_other(["fp16", "fp32"], ["12.0", "8.0"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("capability", ["12.0", "8.0"])
 def test_inputs_and_outputs_are_the_graphs(request: pytest.FixtureRequest, precision: str, capability: str) -> None:
     opened = Bundle(request.getfixturevalue(f"{precision}_bundle"))
     names = {"FLOAT": "float32", "INT64": "int64"}

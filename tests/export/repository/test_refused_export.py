@@ -90,6 +90,7 @@ def test_a_fault_in_one_layer_refuses_the_bundle_and_is_named(
     assert_untouched(old, before)
 
 
+@pytest.mark.slow
 def test_a_refused_first_export_leaves_nothing_at_all(
     exporter_gives: Exports, checkpoint: Checkpoint, fp32_graphs: Mapping[str, TypedGraph], tmp_path: Path
 ) -> None:

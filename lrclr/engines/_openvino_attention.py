@@ -67,7 +67,7 @@ def _part(output: Any) -> _Part | None:
     if not transpose or _numbers(transpose.input_value(1)) not in (_HEADS_FIRST, _TRANSPOSED):
         return None
     before, after = output.get_partial_shape(), reshape.output(0).get_partial_shape()
-    if len(after) != 4 or before[2].is_dynamic or [*after][:2] != [*before][:2]:
+    if after.rank != 4 or before[2].is_dynamic or [*after][:2] != [*before][:2]:
         return None
     columns, sizes = before[2].get_length(), [size.get_length() for size in [*after][2:] if size.is_static]
     # A reshape to -1 leaves one of the two sizes open.
@@ -105,9 +105,10 @@ def _factor(node: Any) -> tuple[float, Any]:
 
 
 def _axis(split: Any) -> int:
-    rank = len(split.input_value(0).get_partial_shape())
+    """The axis of a split of a tensor with three axes; -1 for another tensor, or if it is not constant."""
     axis = _numbers(split.input_value(1))
-    return -1 if axis is None or rank != 3 else int(np.ravel(axis)[0]) % rank
+    is_known = axis is not None and split.input_value(0).get_partial_shape().rank == 3
+    return int(np.ravel(axis)[0]) % 3 if is_known else -1
 
 
 def _only_user(output: Any, type_name: str) -> Any:

@@ -62,7 +62,7 @@ def without_line_numbers(rows: Sequence[Row]) -> list[Row]:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson"])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(rows=tables())
 def test_rows_are_read_back_unchanged(tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[Row]) -> None:
     folder = tmp_path_factory.mktemp("set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from lrclr.engines._openvino_attention import rearrange_attention
 from tests import bundles
 
 openvino = pytest.importorskip("openvino")
-from openvino import opset14 as op  # noqa: E402 - after the check that it is installed
+op = openvino.opset14
 
 
 def attention(
@@ -93,6 +94,11 @@ def test_it_computes_the_same(
     rearrange_attention(op, made[1])
     splits = [[name for node in model.get_ops() if "Split" in (name := node.get_type_name())] for model in made]
     assert splits == [["VariadicSplit"], ["Split"]]
+    # One vector, with a factor for each column of the product, replaces the factors, unless the query is an output.
+    if not options["kept"]:
+        factors = [node.input_value(1) for node in made[1].get_ops() if node.get_type_name() == "Multiply"]
+        scales = options["before"] * options["after"] != 1
+        assert [factor.get_shape() for factor in factors] == [[math.prod(sizes)]] * scales
     tokens = np.random.default_rng(1).normal(size=(*rows, 8)).astype(np.float16 if half else np.float32)
     core = openvino.Core()
     wanted, found = (

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), images=st.integers(2, 40), levels=st.integers(1, 30), seed=st.integers(0, 2**20))
 def test_figures_of_a_resample_equal_scikit_learns(data: st.DataObject, images: int, levels: int, seed: int) -> None:
     label = np.array(data.draw(st.lists(st.sampled_from([-2, -1, 0, 1]), min_size=images, max_size=images)), np.int8)

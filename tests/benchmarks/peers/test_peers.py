@@ -25,7 +25,7 @@ from benchmarks.peers.comparison import rows_of
 from benchmarks.peers.pages import markdown, write_pages
 from benchmarks.peers.quality import quality, wrong
 from benchmarks.peers.rounds import Group, Plan, measure
-from benchmarks.peers.weights import checkpoint_named, inputs_of, write_clip, write_weights
+from benchmarks.peers.weights import checkpoint_named, inputs_of, with_last_end, write_clip, write_weights
 from benchmarks.peers.works import Inputs, Opening
 from lrclr import ZeroShotClassifier
 from lrclr.checkpoints import default_checkpoint, init_checkpoint, load_checkpoint
@@ -283,17 +283,20 @@ def test_every_candidate_has_an_adapter_and_formats() -> None:
         assert all(callable(prepare.adapter(name).prepare) for name in candidate.formats)
 
 
+def test_converting_the_default_checkpoint_keeps_its_answers(quiet_transformers: None) -> None:
+    original, converted = load_checkpoint(default_checkpoint()), with_last_end(load_checkpoint(default_checkpoint()))
+    pixels = inputs_of(original).pixel_values[:2]
+    answers = [
+        ZeroShotClassifier.from_checkpoint(checkpoint).answer_pixels(pixels) for checkpoint in (original, converted)
+    ]
+    assert np.array_equal(answers[0].probability, answers[1].probability)
+    assert converted.config.text_config.eos_token_id == converted.config.text_config.vocab_size - 1
+
+
 def test_the_default_checkpoint_is_the_same_network_for_all_candidates(
     tmp_path: Path, quiet_transformers: None
 ) -> None:
     converted = checkpoint_named("default")
-    pixels = inputs_of(converted).pixel_values[:2]
-    before, after = (
-        ZeroShotClassifier.from_checkpoint(checkpoint).answer_pixels(pixels)
-        for checkpoint in (load_checkpoint(default_checkpoint()), converted)
-    )
-    assert np.array_equal(before.global_positive, after.global_positive)
-    assert np.array_equal(before.local_negative, after.local_negative)
     write_weights(converted, tmp_path)
     opening = Opening(tmp_path, Inputs.load(tmp_path), {"attention": "eager", "engine": "torch"})
     ours, plain = lrclr_classifier.open_works(opening), torch_clip.open_works(opening)

@@ -360,7 +360,7 @@ def test_errors_logs_and_metrics_have_no_patient_data(
     import pydicom
 
     study = pydicom.dcmread(FILES[-1])
-    study.PatientName, study.PatientID, study.StudyDescription = "MUSTERFRAU^ERIKA", "4711-0815", "HUSTEN"
+    study.PatientName, study.PatientID, study.StudyDescription = "MUSTERFRAU^ERIKA", "KVNR-4711", "HUSTEN"
     texts = []
     for name, damage in (
         ("MUSTERFRAU.dcm", {"PixelData": study.PixelData[:100]}),
@@ -379,7 +379,7 @@ def test_errors_logs_and_metrics_have_no_patient_data(
     with urllib.request.urlopen(f"http://{server.metrics}/metrics") as page:
         texts.append(page.read().decode())
     everything = "\n".join([*texts, *log])
-    assert not any(secret in everything for secret in ("ERIKA", "4711-0815", "HUSTEN"))
+    assert not any(secret in everything for secret in ("ERIKA", "KVNR", "HUSTEN"))
     assert "MUSTERFRAU" not in "\n".join([*log, texts[-1]])
 
 

@@ -17,7 +17,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_SPLITS: Final = frozenset({"Split", "VariadicSplit"})
 _HEADS_FIRST: Final = [0, 2, 1, 3]
 _TRANSPOSED: Final = [0, 2, 3, 1]
 
@@ -38,7 +37,7 @@ def rearrange_attention(op: Any, model: Any) -> None:
         model: an ``openvino.Model``; it is changed.
     """
     for node in model.get_ordered_ops():
-        if node.get_type_name() in _SPLITS and _axis(node) == 2:
+        if node.get_type_name() == "VariadicSplit" and _axis(node) == 2:
             found = [_part(output) for output in node.outputs()]
             parts = [part for part in found if part is not None]
             if len(parts) == len(found) and len({(part.heads, part.width) for part in parts}) == 1:

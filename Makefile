@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 STAMP := .make/installed
 BUILD := build
 PHANTOM := $(BUILD)/phantom/manifest.csv
+MIXED := $(BUILD)/mixed/manifest.csv
 TRITON := .triton
 SAMPLES := lrclr/data/samples
 RUNS := 100000
@@ -180,20 +181,28 @@ $(PHANTOM): $(BUILD)/ct
 
 phantom: $(PHANTOM)
 
+# Images of two machines of the training hospital, for all stages but the first.
+$(MIXED): $(BUILD)/ct
+	@$(BIN)/python -m benchmarks.phantom.make_dataset -o $(BUILD)/mixed --size 224 --workers $$(nproc) \
+	  --splits mixed=18000,mixed-validation=1000
+
 # Processes that share each step of a training; a stopped run may be continued with another number.
 PROCESSES := 1
 LAUNCH = $(BIN)/python $(if $(filter-out 1,$(PROCESSES)),-m torch.distributed.run --standalone --nproc-per-node $(PROCESSES)) -m
 VARIED = $(BUILD)/varied/manifest.csv
-TUNE = $(LAUNCH) benchmarks.checkpoint.tune $(PHANTOM) --base $(BUILD)/base.pt --views $(BUILD)/views
+TUNE = $(LAUNCH) benchmarks.checkpoint.tune $(MIXED) --base $(BUILD)/base.pt --views $(BUILD)/views
 
-checkpoint: $(PHANTOM)
-	@echo "== first stage: the image tower, trained on masks"
-	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
+$(BUILD)/base.pt: $(PHANTOM) $(MIXED)
+	@echo "== the image tower, trained on masks: images of one machine, then of two"
+	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/upright.pt
+	@$(LAUNCH) benchmarks.checkpoint.base $(MIXED) --split mixed --start $(BUILD)/upright.pt --epochs 6 -o $@
+
+checkpoint: $(BUILD)/base.pt
 	@echo "== then tuned on reports, with LRCLR's loss and with the global loss alone"
-	@$(LAUNCH) benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
+	@$(LAUNCH) benchmarks.checkpoint.views $(MIXED) --base $(BUILD)/base.pt -o $(BUILD)/views
 	@$(TUNE) -o $(BUILD)/lrclr
 	@$(TUNE) -o $(BUILD)/global --local-loss none
-	@$(BIN)/python -m benchmarks.checkpoint.varied $(PHANTOM) -o $(BUILD)/varied
+	@$(BIN)/python -m benchmarks.checkpoint.varied $(MIXED) -o $(BUILD)/varied
 	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(BUILD)/lrclr
 	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(BUILD)/global
 	@$(BIN)/lrclr evaluate $(BUILD)/lrclr $(PHANTOM) --split external --validation $(VARIED) --against $(BUILD)/global --store -o $(BUILD)/report
@@ -201,10 +210,9 @@ checkpoint: $(PHANTOM)
 
 SEEDS := 0 1 2
 
-checkpoint-seeds: $(PHANTOM)
-	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/base.pt
-	@$(LAUNCH) benchmarks.checkpoint.views $(PHANTOM) --base $(BUILD)/base.pt -o $(BUILD)/views
-	@$(BIN)/python -m benchmarks.checkpoint.varied $(PHANTOM) -o $(BUILD)/varied
+checkpoint-seeds: $(BUILD)/base.pt
+	@$(LAUNCH) benchmarks.checkpoint.views $(MIXED) --base $(BUILD)/base.pt -o $(BUILD)/views
+	@$(BIN)/python -m benchmarks.checkpoint.varied $(MIXED) -o $(BUILD)/varied
 	@set -e; for seed in $(SEEDS); do for local in pair+words none; do \
 	  echo "== seed $$seed, local loss: $$local"; out=$(BUILD)/seeds/$$local-$$seed; mkdir -p $$(dirname $$out); \
 	  test -f $$out.npz || { $(TUNE) -o $$out --local-loss $$local --seed $$seed; \

@@ -1,4 +1,4 @@
-"""First stage: trains the image tower on radiographs without texts.
+r"""First stage: trains the image tower on radiographs without texts.
 
 ``--taught-by masks``: each patch token learns from the phantom's exact masks which findings it shows and where in the
 patch, and CLS and the strongest patches learn from image labels which findings the image shows.
@@ -12,9 +12,13 @@ Muon makes weights large, and attention sharp, so that rounding changes the answ
 the learning rate falls, and in the last fifth of the steps the layers of the tower compute with numbers that are
 rounded as in int8.
 
+A run that starts from the weights of another one has no first part: its rate falls from the beginning.
+
 ::
 
-    python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/base.pt
+    python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/upright.pt
+    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --start build/upright.pt \
+        --epochs 6 -o build/base.pt
 
 The same command continues a run that was stopped.
 """
@@ -36,9 +40,12 @@ from benchmarks.checkpoint.network import network
 from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
 from benchmarks.commands import reports_errors
 from benchmarks.phantom.cases import FINDINGS
+from benchmarks.phantom.picture import SPLITS
 from lrclr._files import sha256_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from benchmarks.checkpoint.images import Split
@@ -49,7 +56,7 @@ __all__ = ["BaseRun", "Reader", "losses"]
 _WARM_UP = 60
 _MATRIX_RATE, _RATE = 5e-3, 8e-4
 _SETTLES = 0.8  # share of the steps after which numbers are rounded
-_FALL = 0.3  # share of the steps until then over which the rate falls
+_FALL = 0.3  # share of the steps until then over which the rate falls; 1 if the run starts from weights
 _SETTLING = 0.4  # first rate of the rest of the steps; it falls to nothing, too
 _DECAY, _FALLING_DECAY, _SETTLING_DECAY = 0.08, 0.25, 0.5  # of the matrices of the blocks
 _INPUTS, _WEIGHTS = 127, 63  # largest int8 numbers, of the inputs of layers and of weights
@@ -120,15 +127,21 @@ class BaseRun:
         average: moving average of the weights, which is less noisy than the weights of any step.
     """
 
-    def __init__(self, data: Split, *, from_masks: bool, steps: int, seed: int) -> None:
+    def __init__(
+        self, data: Split, *, from_masks: bool, steps: int, seed: int, start: Mapping[str, Tensor] | None = None
+    ) -> None:
         torch.manual_seed(seed)
         self.step, self.steps = 0, steps
+        self._fall = _FALL if start is None else 1.0
         self._data, self._from_masks = data, from_masks
         self._reader = Reader(network(vocabulary=512))
         rows = np.repeat(np.arange(len(data.images)), np.where(data.labels[:, _LESION], _LESION_DRAWS, 1))
         self._rng, self._rows = torch.Generator().manual_seed(seed + 1), RowBatches(rows, seed + 2)
-        examples, _ = augmented(data.images[:_EXAMPLES], None, self._rng)
-        initialise_tower(self._reader.tower, examples, self._rng)
+        if start is None:
+            examples, _ = augmented(data.images[:_EXAMPLES], None, self._rng)
+            initialise_tower(self._reader.tower, examples, self._rng)
+        else:
+            self._reader.tower.load_state_dict(start)
         self._optimizers = _optimizers(self._reader)
         self._schedules = [torch.optim.lr_scheduler.LambdaLR(each, self._rate) for each in self._optimizers]
         self.average = {name: value.detach().clone() for name, value in self._reader.state_dict().items()}
@@ -146,7 +159,7 @@ class BaseRun:
         mine, labels = share(), torch.from_numpy(data.labels[chosen]).float()
         coverage, kept = None if cells_covered is None else _of_patches(cells_covered), None
         settles = self.step >= _SETTLES * self.steps
-        falls = self.step >= (1 - _FALL) * _SETTLES * self.steps
+        falls = self.step >= (1 - self._fall) * _SETTLES * self.steps
         if coverage is not None and not falls:
             kept, coverage, labels = _half(coverage, labels, self._rng)
         decay = _SETTLING_DECAY if settles else _FALLING_DECAY if falls else _DECAY
@@ -201,7 +214,7 @@ class BaseRun:
         first = _SETTLES * self.steps
         if step >= first:
             return _SETTLING * min(1.0, (step + 1 - first) / _WARM_UP) * (self.steps - step) / (self.steps - first)
-        return min(1.0, (step + 1) / _WARM_UP, (first - step) / (_FALL * first))
+        return min(1.0, (step + 1) / _WARM_UP, (first - step) / (self._fall * first))
 
 
 def _rounded(values: Tensor, most: int, *, rows: bool = False) -> Tensor:
@@ -281,15 +294,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.base", description="Train the base's image tower.")
     parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file of the tower's weights")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="images of the training")
+    parser.add_argument("--start", type=Path, help="weights that this command wrote before; random ones by default")
     parser.add_argument("--taught-by", choices=("masks", "labels"), default="masks", help="what the tower learns from")
-    parser.add_argument("--epochs", type=float, default=5, help="passes through the training split")
+    parser.add_argument("--epochs", type=float, default=5, help="passes through the split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
-    data = read_split(options.dataset, "train")
+    data = read_split(options.dataset, options.split)
     steps = int(options.epochs * len(data.images) / BATCH)
-    run = BaseRun(data, from_masks=options.taught_by == "masks", steps=steps, seed=options.seed)
+    start = None if options.start is None else torch.load(options.start, weights_only=True)
+    run = BaseRun(data, from_masks=options.taught_by == "masks", steps=steps, seed=options.seed, start=start)
     settings = {"dataset": sha256_of(options.dataset), "taught-by": options.taught_by, "seed": options.seed}
-    run_to_end(run, options.output, {**settings, "steps": steps})
+    settings["start"] = None if options.start is None else sha256_of(options.start)
+    run_to_end(run, options.output, {**settings, "split": options.split, "steps": steps})
     if place()[0] == 0:
         torch.save(run.tower, options.output)
     return 0

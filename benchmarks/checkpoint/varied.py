@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.checkpoint.varied build/phantom/manifest.csv -o build/varied
+    python -m benchmarks.checkpoint.varied build/mixed/manifest.csv -o build/varied
 
 What is fitted on validation images of one machine does not hold for another one. The folder is a data set with the
 columns of the phantom's and one split, ``validation``, which contains each image several times.
@@ -22,6 +22,7 @@ from PIL import Image
 
 from benchmarks.checkpoint.images import CELLS, PATCH, read_split, rows_of_split, varied
 from benchmarks.commands import reports_errors
+from benchmarks.phantom.picture import SPLITS
 from lrclr._files import replace_directory
 
 if TYPE_CHECKING:
@@ -34,15 +35,16 @@ _CELL = PATCH // CELLS
 _SPLIT = "validation"
 
 
-def write_varied(dataset: Path, folder: Path, *, seed: int = 0) -> None:
+def write_varied(dataset: Path, folder: Path, split: str = "mixed-validation", *, seed: int = 0) -> None:
     """Write the data set.
 
     Args:
         dataset: ``manifest.csv`` of the phantom data set.
         folder: folder to write; an existing one is replaced.
+        split: images to vary.
         seed: seed of the changes.
     """
-    rows, data = rows_of_split(dataset, _SPLIT), read_split(dataset, _SPLIT)
+    rows, data = rows_of_split(dataset, split), read_split(dataset, split)
     rng = torch.Generator().manual_seed(seed)
     with replace_directory(folder, overwrite=True, expected={"manifest.csv", "images", "masks"}) as work:
         for name in ("images", "masks"):
@@ -58,7 +60,7 @@ def write_varied(dataset: Path, folder: Path, *, seed: int = 0) -> None:
                     names = {part: f"{part}s/{number:06d}_{time}.png" for part in ("image", "mask")}
                     Image.fromarray(image).save(work / names["image"])
                     Image.fromarray(mask).save(work / names["mask"])
-                    table.writerow({**row, **names, "patient": number})
+                    table.writerow({**row, **names, "split": _SPLIT, "patient": number})
 
 
 def _masks(covered: torch.Tensor) -> NDArray[np.uint8]:
@@ -74,8 +76,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.varied", description="Vary the validation images.")
     parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--split", choices=SPLITS, default="mixed-validation", help="images to vary")
     options = parser.parse_args()
-    write_varied(options.dataset, options.output)
+    write_varied(options.dataset, options.output, options.split)
     return 0
 
 

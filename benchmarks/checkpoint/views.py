@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.checkpoint.views build/phantom/manifest.csv --base build/base.pt -o build/views
+    python -m benchmarks.checkpoint.views build/mixed/manifest.csv --base build/base.pt -o build/views
 
 The base stays as it is in the tuning, so that its answers need not be computed again for each loss and each seed. The
 same command continues where it was stopped.
@@ -24,6 +24,7 @@ from benchmarks.checkpoint.images import augmented, read_split
 from benchmarks.checkpoint.network import network
 from benchmarks.checkpoint.running import joined, place
 from benchmarks.commands import reports_errors
+from benchmarks.phantom.picture import SPLITS
 from lrclr._files import replace_file, sha256_of
 from lrclr.errors import UsageError
 
@@ -46,7 +47,7 @@ class Views:
     """What the base makes of augmented training images.
 
     Attributes:
-        rows: ``[V]`` int64, number of each view's image in the training split.
+        rows: ``[V]`` int64, number of each view's image in the split.
         tokens: ``[V, 1+R, D]`` float16, CLS and the selected regions, as `Regions.tokens`.
     """
 
@@ -108,9 +109,15 @@ def main() -> int:
     parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
     parser.add_argument("--base", type=Path, required=True, help="weights that benchmarks.checkpoint.base wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the views")
+    parser.add_argument("--split", choices=SPLITS, default="mixed", help="images of the views")
     parser.add_argument("--count", type=int, default=48000, help="number of views")
     options = parser.parse_args()
-    settings = {"dataset": sha256_of(options.dataset), "base": sha256_of(options.base), "count": options.count}
+    settings = {
+        "dataset": sha256_of(options.dataset),
+        "split": options.split,
+        "base": sha256_of(options.base),
+        "count": options.count,
+    }
     file = options.output / _SETTINGS
     if file.exists() and json.loads(file.read_text()) != settings:
         raise UsageError(
@@ -121,7 +128,7 @@ def main() -> int:
     with replace_file(file) as draft:
         draft.write(json.dumps(settings).encode())
     base = torch.load(options.base, weights_only=True)
-    write_views(read_split(options.dataset, "train"), base, options.output, options.count)
+    write_views(read_split(options.dataset, options.split), base, options.output, options.count)
     return 0
 
 

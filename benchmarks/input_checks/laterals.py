@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.phantom.ct import load_phantom
 
 # Private: the geometry and the detectors of the phantom's own pictures.
-from benchmarks.phantom.picture import _detector, _view
+from benchmarks.phantom.picture import EXTERNAL, UPRIGHT, _detector, _view
 from benchmarks.phantom.project import camera_of, project
 from benchmarks.phantom.render import expose
 
@@ -39,12 +39,12 @@ def laterals(count: int, ct: Path | None = None, size: int = 224) -> Iterator[ND
     sideways = np.ascontiguousarray(phantom.attenuation.swapaxes(1, 2))
     for number in range(count):
         random = np.random.default_rng((7, number))
-        far = number % 2 == 1
+        machine = EXTERNAL if number % 2 else UPRIGHT
         view = replace(
-            _view(random, (size, size), _FIELD_MM / size, far=far), direction="PA" if number % 4 < 2 else "AP"
+            _view(random, (size, size), _FIELD_MM / size, machine), direction="PA" if number % 4 < 2 else "AP"
         )
         integral = project(sideways, camera_of(view, sideways.shape, phantom.spacing))
-        grey = expose(integral, view.pixel_mm / view.zoom, _detector(random, far=far), random)
+        grey = expose(integral, view.pixel_mm / view.zoom, _detector(random, machine), random)
         pixels = np.rint(grey * 255).astype(np.uint8)
         # Seen from the other side, front and back are exchanged.
         yield pixels[:, ::-1] if number % 4 < 2 else pixels

@@ -21,13 +21,87 @@ if TYPE_CHECKING:
 
 __all__ = ["SPLITS", "Picture", "Split", "describe", "make_picture", "streams"]
 
-Split = Literal["train", "validation", "test", "external"]
+Split = Literal["train", "validation", "test", "external", "mixed", "mixed-validation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 _FIELD_MM = 350.0  # edge of the square field at zoom 1
 # A thin film of air in front of a lung and behind it is not visible.
 _LEAST_MM = {"Pneumothorax": 20.0}
 _LETTERS = {"L": "10000 10000 10000 10000 10000 10000 11111", "R": "11110 10001 10001 11110 10100 10010 10001"}
+
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Ranges from which the geometry and the detector of an image are drawn.
+
+    Attributes:
+        turn_deg: largest pitch, yaw and roll of the body.
+        tilt_deg: tilt of the tube.
+        front: share of images with the source in front of the patient.
+        photons: decimal logarithms of `Detector.photons`.
+        zoom, distance, scatter, blur_mm, balance, edges, gamma: as in `View` and `Detector`.
+    """
+
+    turn_deg: tuple[float, float, float]
+    tilt_deg: float
+    front: float
+    zoom: Range
+    distance: Range
+    photons: Range
+    scatter: Range
+    blur_mm: Range
+    balance: Range
+    edges: Range
+    gamma: Range
+
+
+UPRIGHT = Machine(
+    turn_deg=(4, 5, 3),
+    tilt_deg=0,
+    front=0.3,
+    zoom=(0.97, 1.12),
+    distance=(1500, 2000),
+    photons=(4.5, 6),
+    scatter=(0.05, 0.25),
+    blur_mm=(0.2, 0.9),
+    balance=(0.4, 0.7),
+    edges=(0.2, 0.8),
+    gamma=(1.0, 1.5),
+)
+"""Machine of the training hospital."""
+
+BEDSIDE = Machine(
+    turn_deg=(7, 6, 5),
+    tilt_deg=0,
+    front=1,
+    zoom=(0.94, 1.08),
+    distance=(1000, 1500),
+    photons=(4.2, 5.3),
+    scatter=(0.15, 0.35),
+    blur_mm=(0.4, 1.2),
+    balance=(0.5, 0.85),
+    edges=(0.1, 0.6),
+    gamma=(0.85, 1.3),
+)
+"""Mobile machine of the training hospital, which half of the mixed images have."""
+
+EXTERNAL = Machine(
+    turn_deg=(7, 7, 5),
+    tilt_deg=5,
+    front=1,
+    zoom=(0.92, 1.0),
+    distance=(900, 1200),
+    photons=(3.9, 4.7),
+    scatter=(0.25, 0.45),
+    blur_mm=(0.6, 1.4),
+    balance=(0.65, 0.95),
+    edges=(0, 0.3),
+    gamma=(0.75, 1.0),
+)
+"""Mobile machine of the other hospital."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +132,14 @@ def make_picture(phantom: Phantom, split: Split, seed: int, index: int, size: in
     _, of_body, of_picture, _ = streams(seed, split, index)
     case, report = describe(split, seed, index)
     body, regions = put_in(phantom, case, of_body)
-    far = split == "external"
+    far, machine = split == "external", _machine(of_picture, split)
     rows, columns = _frame(of_picture, size) if far else (size, size)
-    view = _view(of_picture, (rows, columns), _FIELD_MM / size, far=far)
+    view = _view(of_picture, (rows, columns), _FIELD_MM / size, machine)
     stretch = tuple(of_picture.uniform(low, high) for low, high in ((0.9, 1.08), (0.85, 1.15), (0.93, 1.07)))
     bend = _bend(of_picture, view)
     factors = (stretch[0], stretch[1], stretch[2])
     camera = camera_of(view, phantom.labels.shape, phantom.spacing, stretch=factors, bend=bend)
-    detector = _detector(of_picture, far=far)
+    detector = _detector(of_picture, machine)
     grey = expose(project(body.attenuation, camera), view.pixel_mm / view.zoom, detector, of_picture)
     mask = np.zeros(view.size, np.uint8)
     for name, region in regions.items():
@@ -81,31 +155,36 @@ def _seen(name: str, region: Mask, camera: Camera) -> Mask:
     return marked if marked.any() else shadow(region, camera, 0.5)
 
 
-def _view(rng: np.random.Generator, size: tuple[int, int], pixel_mm: float, *, far: bool) -> View:
-    pitch, yaw, roll = rng.uniform(-1, 1, 3) * ((7, 7, 5) if far else (4, 5, 3))
-    # At the bedside the tube is close and tilted.
+def _machine(rng: np.random.Generator, split: Split) -> Machine:
+    if split == "external":
+        return EXTERNAL
+    return BEDSIDE if split in {"mixed", "mixed-validation"} and rng.random() < 0.5 else UPRIGHT
+
+
+def _view(rng: np.random.Generator, size: tuple[int, int], pixel_mm: float, machine: Machine) -> View:
+    pitch, yaw, roll = rng.uniform(-1, 1, 3) * machine.turn_deg
     return View(
         size,
         pixel_mm,
         pivot=(rng.uniform(0.455, 0.5), 0.5, rng.uniform(0.49, 0.53)),
-        pitch_deg=pitch - 5 if far else pitch,
+        pitch_deg=pitch - machine.tilt_deg,
         yaw_deg=yaw,
         roll_deg=roll,
-        zoom=rng.uniform(0.92, 1.0) if far else rng.uniform(0.97, 1.12),
-        distance=rng.uniform(900, 1200) if far else rng.uniform(1500, 2000),
-        direction="AP" if far or rng.random() < 0.3 else "PA",
+        zoom=rng.uniform(*machine.zoom),
+        distance=rng.uniform(*machine.distance),
+        direction="AP" if machine.front == 1 or rng.random() < machine.front else "PA",
     )
 
 
-def _detector(rng: np.random.Generator, *, far: bool) -> Detector:
+def _detector(rng: np.random.Generator, machine: Machine) -> Detector:
     return Detector(
-        photons=10 ** (rng.uniform(3.9, 4.7) if far else rng.uniform(4.5, 6)),
-        scatter=rng.uniform(0.25, 0.45) if far else rng.uniform(0.05, 0.25),
-        blur_mm=rng.uniform(0.6, 1.4) if far else rng.uniform(0.2, 0.9),
-        balance=rng.uniform(0.65, 0.95) if far else rng.uniform(0.4, 0.7),
-        edges=rng.uniform(0, 0.3) if far else rng.uniform(0.2, 0.8),
+        photons=10 ** rng.uniform(*machine.photons),
+        scatter=rng.uniform(*machine.scatter),
+        blur_mm=rng.uniform(*machine.blur_mm),
+        balance=rng.uniform(*machine.balance),
+        edges=rng.uniform(*machine.edges),
         window=(rng.uniform(0.2, 3), rng.uniform(98.5, 99.9)),
-        gamma=rng.uniform(0.75, 1.0) if far else rng.uniform(1.0, 1.5),
+        gamma=rng.uniform(*machine.gamma),
     )
 
 

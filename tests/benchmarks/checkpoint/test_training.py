@@ -139,6 +139,15 @@ def test_a_continued_run_ends_with_the_same_weights(*, from_masks: bool) -> None
         torch.testing.assert_close(continued.tower[name], weights, rtol=0, atol=0)
 
 
+def test_a_run_that_starts_from_weights_has_them_and_reads_all_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = network(vocabulary=512).vision_model.state_dict()
+    run = BaseRun(split(), from_masks=True, steps=8, seed=0, start=before)
+    for name, weights in run.tower.items():
+        torch.testing.assert_close(weights, before[name], rtol=0, atol=0)
+    monkeypatch.setattr("benchmarks.checkpoint.base._half", lambda *_: pytest.fail("patches are left out"))
+    run.advance()
+
+
 @pytest.mark.parametrize("local", ["none", "pair+words"])
 def test_a_continued_tuning_ends_with_the_same_weights(local: LocalLoss) -> None:
     reports, base = (

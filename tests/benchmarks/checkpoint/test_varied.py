@@ -32,14 +32,15 @@ def dataset(folder: Path, count: int) -> Path:
             Image.fromarray(60 + 120 * square).save(folder / names["image"])
             Image.fromarray(square << BRIGHT).save(folder / names["mask"])
             labels = {name: int(name == "Lung Lesion") for name in FINDINGS}
-            table.writerow({**names, **labels, "report": f"Report {number}.", "split": "validation"})
+            table.writerow({**names, **labels, "report": f"Report {number}.", "split": "mixed-validation"})
     return folder / "manifest.csv"
 
 
 def test_each_image_comes_three_times_with_its_labels_and_a_mask_that_follows_it(tmp_path: Path) -> None:
     given = dataset(tmp_path / "given", 40)
     write_varied(given, tmp_path / "varied")
-    before, after = (read_split(path, "validation") for path in (given, tmp_path / "varied" / "manifest.csv"))
+    before = read_split(given, "mixed-validation")
+    after = read_split(tmp_path / "varied" / "manifest.csv", "validation")
     assert after.images.shape == (120, SIZE, SIZE)
     assert after.reports == before.reports * 3
     assert (after.labels == np.tile(before.labels, (3, 1))).all()

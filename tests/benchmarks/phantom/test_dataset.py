@@ -121,7 +121,7 @@ def test_every_image_has_its_own_random_stream() -> None:
         for index in range(30)
         for stream in streams(seed, split, index)
     ]
-    assert len(set(draws)) == len(draws) == 2 * 4 * 30 * 4
+    assert len(set(draws)) == len(draws) == 2 * len(SPLITS) * 30 * 4
 
 
 def test_external_pictures_look_different(body: ct.Phantom) -> None:
@@ -131,6 +131,32 @@ def test_external_pictures_look_different(body: ct.Phantom) -> None:
     assert len(barred) >= 4
     assert all((p.pixels == 255).any() for p in pictures)
     assert contact_sheet(pictures).size == (6 * 64, 64 + 30)
+
+
+def test_half_of_the_mixed_pictures_are_of_the_mobile_machine(
+    body: ct.Phantom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the mobile machines have much scatter, and only the upright one has little."""
+    seen: list[float] = []
+
+    def noting(integral: render.Image, pixel_mm: float, detector: render.Detector, rng: np.random.Generator) -> object:
+        seen.append(detector.scatter)
+        return render.expose(integral, pixel_mm, detector, rng)
+
+    monkeypatch.setattr("benchmarks.phantom.picture.expose", noting)
+    scatter = {}
+    for split in SPLITS:
+        seen.clear()
+        for number in range(24):
+            make_picture(body, split, 0, number, 32)
+        scatter[split] = np.array(seen)
+    for split in ("train", "validation", "test"):
+        assert scatter[split].max() < 0.25
+    for split in ("mixed", "mixed-validation"):
+        assert (scatter[split] < 0.15).sum() > 2
+        assert (scatter[split] > 0.25).sum() > 2
+        assert scatter[split].max() < 0.35
+    assert scatter["external"].min() > 0.25
 
 
 def make(

@@ -195,7 +195,7 @@ TUNE = $(LAUNCH) benchmarks.checkpoint.tune $(MIXED) --base $(BUILD)/base.pt --v
 $(BUILD)/base.pt: $(PHANTOM) $(MIXED)
 	@echo "== the image tower, trained on masks: images of one machine, then of two"
 	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/upright.pt
-	@$(LAUNCH) benchmarks.checkpoint.base $(MIXED) --split mixed --start $(BUILD)/upright.pt --epochs 6 -o $@
+	@$(LAUNCH) benchmarks.checkpoint.base $(MIXED) --split mixed --weights $(BUILD)/upright.pt --epochs 6 -o $@
 
 checkpoint: $(BUILD)/base.pt
 	@echo "== then tuned on reports, with LRCLR's loss and with the global loss alone"

@@ -17,7 +17,7 @@ A run that starts from the weights of another one has no first part: its rate fa
 ::
 
     python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/upright.pt
-    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --start build/upright.pt \
+    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --weights build/upright.pt \
         --epochs 6 -o build/base.pt
 
 The same command continues a run that was stopped.
@@ -295,17 +295,17 @@ def main() -> int:
     parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file of the tower's weights")
     parser.add_argument("--split", choices=SPLITS, default="train", help="images of the training")
-    parser.add_argument("--start", type=Path, help="weights that this command wrote before; random ones by default")
+    parser.add_argument("--weights", type=Path, help="weights of another run to start from")
     parser.add_argument("--taught-by", choices=("masks", "labels"), default="masks", help="what the tower learns from")
     parser.add_argument("--epochs", type=float, default=5, help="passes through the split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
     data = read_split(options.dataset, options.split)
     steps = int(options.epochs * len(data.images) / BATCH)
-    start = None if options.start is None else torch.load(options.start, weights_only=True)
+    start = None if options.weights is None else torch.load(options.weights, weights_only=True)
     run = BaseRun(data, from_masks=options.taught_by == "masks", steps=steps, seed=options.seed, start=start)
     settings = {"dataset": sha256_of(options.dataset), "taught-by": options.taught_by, "seed": options.seed}
-    settings["start"] = None if options.start is None else sha256_of(options.start)
+    settings["weights"] = None if options.weights is None else sha256_of(options.weights)
     run_to_end(run, options.output, {**settings, "split": options.split, "steps": steps})
     if place()[0] == 0:
         torch.save(run.tower, options.output)

@@ -284,8 +284,16 @@ def test_every_row_is_drawn_before_one_is_drawn_again() -> None:
     assert [other.draw().tolist() for _ in range(3)] == [rows.draw().tolist() for _ in range(3)]
 
 
-def test_torchrun_passes_the_options_of_a_tuning_on() -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "base data --split mixed --weights w -o o --taught-by labels --epochs 6 --seed 1",
+        "views data --split mixed --base b -o o --count 9",
+        "tune data --split mixed --base b --views v -o o --local-loss none --regions 8 --epochs 6 --seed 1",
+    ],
+)
+def test_torchrun_passes_the_options_on(command: str) -> None:
     """It refuses an option that abbreviates several of its own, such as ``--local``, also behind the module's name."""
-    tuning = ["data", "--base", "b", "--views", "v", "-o", "o", "--local-loss", "none", "--regions", "8", "--seed", "1"]
-    parsed = get_args_parser().parse_args(["--standalone", "-m", "benchmarks.checkpoint.tune", *tuning])
-    assert parsed.training_script_args == tuning
+    module, *options = command.split()
+    parsed = get_args_parser().parse_args(["--standalone", "-m", f"benchmarks.checkpoint.{module}", *options])
+    assert parsed.training_script_args == options

@@ -15,7 +15,6 @@ from lrclr.checkpoints._state import model_from_state
 from lrclr.checkpoints._weights import digest_of, index_of, weight_files
 from lrclr.errors import CheckpointError, LrclrError, UsageError
 from lrclr.model import LrclrConfig
-from lrclr.model.towers import TEXT_TOWERS
 from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
@@ -264,8 +263,3 @@ def heads_of(width: int, given: int | None, folder: Path, tower: str, *, head_wi
             fix="Give --heads IMAGE,TEXT, or heads=(IMAGE, TEXT) to load_checkpoint.",
         )
     return heads
-
-
-def is_text_tower(model_type: object) -> bool:
-    """Whether lrclr has a text tower of this type."""
-    return model_type in TEXT_TOWERS

@@ -31,8 +31,8 @@ help:
 	@echo "make bench      compare the engines with torch on this machine; writes benchmarks/results/core.md and core.json"
 	@echo "make mutants    verify bundles with a hundred faults in each precision; writes which gate refuses each (ten minutes on 2 cores)"
 	@echo "make peers      compare lrclr with other programs that run the same weights (half an hour on 2 cores; torch.compile needs g++)"
-	@echo "make phantom    render the phantom data set, 29,000 radiographs (a quarter of an hour on 2 cores)"
-	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (about three and a half hours of processor time; a stopped run continues; PROCESSES=2: two processes share each step)"
+	@echo "make phantom    render the phantom data set, 29,000 radiographs (half an hour on 2 cores)"
+	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (about three and a half hours of processor time; a stopped run continues; PROCESSES=2: two processes share each step; MACHINES=2: continue on images of two machines)"
 	@echo "make checkpoint-seeds  tune its base with each loss and SEEDS=\"0 1 2\", and compare the losses (two and a half more hours)"
 	@echo "make samples    render the sample radiographs again from the CT"
 	@echo "make dist       a wheel and an sdist, the same bytes wherever they are built, with their bill of materials"
@@ -181,7 +181,7 @@ $(PHANTOM): $(BUILD)/ct
 
 phantom: $(PHANTOM)
 
-# Images of two machines of the training hospital, for all stages but the first.
+# Images of two machines, an upright and a mobile one.
 $(MIXED): $(BUILD)/ct
 	@$(BIN)/python -m benchmarks.phantom.make_dataset -o $(BUILD)/mixed --size 224 --workers $$(nproc) \
 	  --splits mixed=18000,mixed-validation=1000
@@ -190,19 +190,29 @@ $(MIXED): $(BUILD)/ct
 PROCESSES := 1
 LAUNCH = $(BIN)/python $(if $(filter-out 1,$(PROCESSES)),-m torch.distributed.run --standalone --nproc-per-node $(PROCESSES)) -m
 VARIED = $(BUILD)/varied/manifest.csv
-TUNE = $(LAUNCH) benchmarks.checkpoint.tune $(MIXED) --base $(BUILD)/base.pt --views $(BUILD)/views
+# With MACHINES=2 the base goes on with images of two machines, on which everything after it is tuned, too.
+MACHINES := 1
+TRAINED = $(if $(filter 2,$(MACHINES)),$(MIXED),$(PHANTOM))
+OF = $(if $(filter 2,$(MACHINES)),mixed,train)
+VALIDATION = $(if $(filter 2,$(MACHINES)),mixed-validation,validation)
+BASE = $(BUILD)/base-$(MACHINES).pt
+VIEWS = $(BUILD)/views-$(MACHINES)
+TUNE = $(LAUNCH) benchmarks.checkpoint.tune $(TRAINED) --split $(OF) --base $(BASE) --views $(VIEWS)
 
-$(BUILD)/base.pt: $(PHANTOM) $(MIXED)
-	@echo "== the image tower, trained on masks: images of one machine, then of two"
-	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $(BUILD)/upright.pt
-	@$(LAUNCH) benchmarks.checkpoint.base $(MIXED) --split mixed --weights $(BUILD)/upright.pt --epochs 6 -o $@
+$(BUILD)/base-1.pt: $(PHANTOM)
+	@echo "== first stage: the image tower, trained on masks"
+	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $@
 
-checkpoint: $(BUILD)/base.pt
+$(BUILD)/base-2.pt: $(BUILD)/base-1.pt $(MIXED)
+	@echo "== the image tower goes on with images of two machines"
+	@$(LAUNCH) benchmarks.checkpoint.base $(MIXED) --split mixed --weights $(BUILD)/base-1.pt --epochs 6 -o $@
+
+checkpoint: $(PHANTOM) $(BASE)
 	@echo "== then tuned on reports, with LRCLR's loss and with the global loss alone"
-	@$(LAUNCH) benchmarks.checkpoint.views $(MIXED) --base $(BUILD)/base.pt -o $(BUILD)/views
+	@$(LAUNCH) benchmarks.checkpoint.views $(TRAINED) --split $(OF) --base $(BASE) -o $(VIEWS)
 	@$(TUNE) -o $(BUILD)/lrclr
 	@$(TUNE) -o $(BUILD)/global --local-loss none
-	@$(BIN)/python -m benchmarks.checkpoint.varied $(MIXED) -o $(BUILD)/varied
+	@$(BIN)/python -m benchmarks.checkpoint.varied $(TRAINED) --split $(VALIDATION) -o $(BUILD)/varied
 	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(BUILD)/lrclr
 	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(BUILD)/global
 	@$(BIN)/lrclr evaluate $(BUILD)/lrclr $(PHANTOM) --split external --validation $(VARIED) --against $(BUILD)/global --store -o $(BUILD)/report
@@ -210,9 +220,9 @@ checkpoint: $(BUILD)/base.pt
 
 SEEDS := 0 1 2
 
-checkpoint-seeds: $(BUILD)/base.pt
-	@$(LAUNCH) benchmarks.checkpoint.views $(MIXED) --base $(BUILD)/base.pt -o $(BUILD)/views
-	@$(BIN)/python -m benchmarks.checkpoint.varied $(MIXED) -o $(BUILD)/varied
+checkpoint-seeds: $(PHANTOM) $(BASE)
+	@$(LAUNCH) benchmarks.checkpoint.views $(TRAINED) --split $(OF) --base $(BASE) -o $(VIEWS)
+	@$(BIN)/python -m benchmarks.checkpoint.varied $(TRAINED) --split $(VALIDATION) -o $(BUILD)/varied
 	@set -e; for seed in $(SEEDS); do for local in pair+words none; do \
 	  echo "== seed $$seed, local loss: $$local"; out=$(BUILD)/seeds/$$local-$$seed; mkdir -p $$(dirname $$out); \
 	  test -f $$out.npz || { $(TUNE) -o $$out --local-loss $$local --seed $$seed; \

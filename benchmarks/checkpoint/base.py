@@ -16,9 +16,9 @@ A run that starts from the weights of another one has no first part: its rate fa
 
 ::
 
-    python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/upright.pt
-    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --weights build/upright.pt \
-        --epochs 6 -o build/base.pt
+    python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/base-1.pt
+    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --weights build/base-1.pt \
+        --epochs 6 -o build/base-2.pt
 
 The same command continues a run that was stopped.
 """

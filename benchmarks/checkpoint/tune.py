@@ -182,7 +182,7 @@ def main() -> int:
     parser.add_argument("--base", type=Path, required=True, help="weights that benchmarks.checkpoint.base wrote")
     parser.add_argument("--views", type=Path, required=True, help="folder that benchmarks.checkpoint.views wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--split", choices=SPLITS, default="mixed", help="images of the views")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="images of the views")
     parser.add_argument("--local-loss", choices=("none", "pair", "pair+words"), default="pair+words", help="local loss")
     parser.add_argument("--regions", type=int, default=REGIONS, help="regions to use of those of the views")
     parser.add_argument("--epochs", type=float, default=2.5, help="passes through the views")

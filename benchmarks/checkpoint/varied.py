@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.checkpoint.varied build/mixed/manifest.csv -o build/varied
+    python -m benchmarks.checkpoint.varied build/phantom/manifest.csv -o build/varied
 
 What is fitted on validation images of one machine does not hold for another one. The folder is a data set with the
 columns of the phantom's and one split, ``validation``, which contains each image several times.
@@ -35,7 +35,7 @@ _CELL = PATCH // CELLS
 _SPLIT = "validation"
 
 
-def write_varied(dataset: Path, folder: Path, split: str = "mixed-validation", *, seed: int = 0) -> None:
+def write_varied(dataset: Path, folder: Path, split: str = "validation", *, seed: int = 0) -> None:
     """Write the data set.
 
     Args:
@@ -76,7 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint.varied", description="Vary the validation images.")
     parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--split", choices=SPLITS, default="mixed-validation", help="images to vary")
+    parser.add_argument("--split", choices=SPLITS, default="validation", help="images to vary")
     options = parser.parse_args()
     write_varied(options.dataset, options.output, options.split)
     return 0

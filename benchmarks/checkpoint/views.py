@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.checkpoint.views build/mixed/manifest.csv --base build/base.pt -o build/views
+    python -m benchmarks.checkpoint.views build/phantom/manifest.csv --base build/base.pt -o build/views
 
 The base stays as it is in the tuning, so that its answers need not be computed again for each loss and each seed. The
 same command continues where it was stopped.
@@ -109,7 +109,7 @@ def main() -> int:
     parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
     parser.add_argument("--base", type=Path, required=True, help="weights that benchmarks.checkpoint.base wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the views")
-    parser.add_argument("--split", choices=SPLITS, default="mixed", help="images of the views")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="images of the views")
     parser.add_argument("--count", type=int, default=48000, help="number of views")
     options = parser.parse_args()
     settings = {

@@ -71,7 +71,7 @@ UPRIGHT = Machine(
     edges=(0.2, 0.8),
     gamma=(1.0, 1.5),
 )
-"""Machine of the training hospital."""
+"""Upright machine of the images of the training."""
 
 BEDSIDE = Machine(
     turn_deg=(7, 6, 5),
@@ -86,7 +86,7 @@ BEDSIDE = Machine(
     edges=(0.1, 0.6),
     gamma=(0.85, 1.3),
 )
-"""Mobile machine of the training hospital, which half of the mixed images have."""
+"""Mobile machine, of which half of the mixed images are."""
 
 EXTERNAL = Machine(
     turn_deg=(7, 7, 5),
@@ -101,7 +101,7 @@ EXTERNAL = Machine(
     edges=(0, 0.3),
     gamma=(0.75, 1.0),
 )
-"""Mobile machine of the other hospital."""
+"""Another mobile machine, of the external images."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def dataset(folder: Path, count: int) -> Path:
 
 def test_each_image_comes_three_times_with_its_labels_and_a_mask_that_follows_it(tmp_path: Path) -> None:
     given = dataset(tmp_path / "given", 40)
-    write_varied(given, tmp_path / "varied")
+    write_varied(given, tmp_path / "varied", "mixed-validation")
     before = read_split(given, "mixed-validation")
     after = read_split(tmp_path / "varied" / "manifest.csv", "validation")
     assert after.images.shape == (120, SIZE, SIZE)
@@ -54,6 +54,6 @@ def test_each_image_comes_three_times_with_its_labels_and_a_mask_that_follows_it
 def test_the_same_images_are_made_again(tmp_path: Path) -> None:
     given = dataset(tmp_path / "given", 4)
     for name in ("one", "two"):
-        write_varied(given, tmp_path / name)
+        write_varied(given, tmp_path / name, "mixed-validation")
     one, two = (read_split(tmp_path / name / "manifest.csv", "validation").images for name in ("one", "two"))
     assert (one == two).all()

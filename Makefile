@@ -189,48 +189,50 @@ $(MIXED): $(BUILD)/ct
 # Processes that share each step of a training; a stopped run may be continued with another number.
 PROCESSES := 1
 LAUNCH = $(BIN)/python $(if $(filter-out 1,$(PROCESSES)),-m torch.distributed.run --standalone --nproc-per-node $(PROCESSES)) -m
-VARIED = $(BUILD)/varied/manifest.csv
 # With MACHINES=2 the base goes on with images of two machines, on which everything after it is tuned, too.
 MACHINES := 1
 TRAINED = $(if $(filter 2,$(MACHINES)),$(MIXED),$(PHANTOM))
 OF = $(if $(filter 2,$(MACHINES)),mixed,train)
 VALIDATION = $(if $(filter 2,$(MACHINES)),mixed-validation,validation)
-BASE = $(BUILD)/base-$(MACHINES).pt
-VIEWS = $(BUILD)/views-$(MACHINES)
-TUNE = $(LAUNCH) benchmarks.checkpoint.tune $(TRAINED) --split $(OF) --base $(BASE) --views $(VIEWS)
+RUN = $(BUILD)/machines-$(MACHINES)
+BASE = $(RUN)/base.pt
+VARIED = $(RUN)/varied/manifest.csv
+TUNE = $(LAUNCH) benchmarks.checkpoint.tune $(TRAINED) --base $(BASE) --views $(RUN)/views
 
-$(BUILD)/base-1.pt: $(PHANTOM)
+$(BUILD)/machines-1/base.pt: $(PHANTOM)
 	@echo "== first stage: the image tower, trained on masks"
+	@mkdir -p $(@D)
 	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $@
 
-$(BUILD)/base-2.pt: $(BUILD)/base-1.pt $(MIXED)
+$(BUILD)/machines-2/base.pt: $(BUILD)/machines-1/base.pt $(MIXED)
 	@echo "== the image tower goes on with images of two machines"
-	@$(LAUNCH) benchmarks.checkpoint.base $(MIXED) --split mixed --weights $(BUILD)/base-1.pt --epochs 6 -o $@
+	@mkdir -p $(@D)
+	@$(LAUNCH) benchmarks.checkpoint.base $(MIXED) --split mixed --weights $(BUILD)/machines-1/base.pt --epochs 6 -o $@
 
 checkpoint: $(PHANTOM) $(BASE)
 	@echo "== then tuned on reports, with LRCLR's loss and with the global loss alone"
-	@$(LAUNCH) benchmarks.checkpoint.views $(TRAINED) --split $(OF) --base $(BASE) -o $(VIEWS)
-	@$(TUNE) -o $(BUILD)/lrclr
-	@$(TUNE) -o $(BUILD)/global --local-loss none
-	@$(BIN)/python -m benchmarks.checkpoint.varied $(TRAINED) --split $(VALIDATION) -o $(BUILD)/varied
-	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(BUILD)/lrclr
-	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(BUILD)/global
-	@$(BIN)/lrclr evaluate $(BUILD)/lrclr $(PHANTOM) --split external --validation $(VARIED) --against $(BUILD)/global --store -o $(BUILD)/report
-	@$(BIN)/python -m benchmarks.checkpoint.pack $(BUILD)/lrclr -o lrclr/data/checkpoint
+	@$(LAUNCH) benchmarks.checkpoint.views $(TRAINED) --split $(OF) --base $(BASE) -o $(RUN)/views
+	@$(TUNE) -o $(RUN)/lrclr
+	@$(TUNE) -o $(RUN)/global --local-loss none
+	@$(BIN)/python -m benchmarks.checkpoint.varied $(TRAINED) --split $(VALIDATION) -o $(RUN)/varied
+	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(RUN)/lrclr
+	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(RUN)/global
+	@$(BIN)/lrclr evaluate $(RUN)/lrclr $(PHANTOM) --split external --validation $(VARIED) --against $(RUN)/global --store -o $(RUN)/report
+	@$(BIN)/python -m benchmarks.checkpoint.pack $(RUN)/lrclr -o lrclr/data/checkpoint
 
 SEEDS := 0 1 2
 
 checkpoint-seeds: $(PHANTOM) $(BASE)
-	@$(LAUNCH) benchmarks.checkpoint.views $(TRAINED) --split $(OF) --base $(BASE) -o $(VIEWS)
-	@$(BIN)/python -m benchmarks.checkpoint.varied $(TRAINED) --split $(VALIDATION) -o $(BUILD)/varied
+	@$(LAUNCH) benchmarks.checkpoint.views $(TRAINED) --split $(OF) --base $(BASE) -o $(RUN)/views
+	@$(BIN)/python -m benchmarks.checkpoint.varied $(TRAINED) --split $(VALIDATION) -o $(RUN)/varied
 	@set -e; for seed in $(SEEDS); do for local in pair+words none; do \
-	  echo "== seed $$seed, local loss: $$local"; out=$(BUILD)/seeds/$$local-$$seed; mkdir -p $$(dirname $$out); \
+	  echo "== seed $$seed, local loss: $$local"; out=$(RUN)/seeds/$$local-$$seed; mkdir -p $$(dirname $$out); \
 	  test -f $$out.npz || { $(TUNE) -o $$out --local-loss $$local --seed $$seed; \
 	    $(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $$out; \
 	    $(BIN)/lrclr evaluate $$out $(PHANTOM) --split external --validation $(VARIED) --store --bootstrap 0 --scores $$out.npz; }; \
 	done; done
-	@$(BIN)/python -m benchmarks.checkpoint.seeds $(PHANTOM) --lrclr $(SEEDS:%=$(BUILD)/seeds/pair+words-%.npz) \
-	  --global-only $(SEEDS:%=$(BUILD)/seeds/none-%.npz)
+	@$(BIN)/python -m benchmarks.checkpoint.seeds $(PHANTOM) --lrclr $(SEEDS:%=$(RUN)/seeds/pair+words-%.npz) \
+	  --global-only $(SEEDS:%=$(RUN)/seeds/none-%.npz)
 
 samples: $(BUILD)/ct
 	@$(BIN)/python -m benchmarks.phantom.make_samples -o $(SAMPLES)

@@ -16,9 +16,9 @@ A run that starts from the weights of another one has no first part: its rate fa
 
 ::
 
-    python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/base-1.pt
-    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --weights build/base-1.pt \
-        --epochs 6 -o build/base-2.pt
+    python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/machines-1/base.pt
+    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --epochs 6 \
+        --weights build/machines-1/base.pt -o build/machines-2/base.pt
 
 The same command continues a run that was stopped.
 """

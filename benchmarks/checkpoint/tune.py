@@ -28,10 +28,9 @@ from benchmarks.checkpoint.images import SIZE, read_reports
 from benchmarks.checkpoint.initial import initialise_fusion
 from benchmarks.checkpoint.network import CONTEXT, REGIONS, network
 from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
-from benchmarks.checkpoint.views import read_views
+from benchmarks.checkpoint.views import read_views, split_of
 from benchmarks.checkpoint.vocabulary import learn_tokenizer
 from benchmarks.commands import reports_errors
-from benchmarks.phantom.picture import SPLITS
 from lrclr._files import sha256_of
 from lrclr.checkpoints import Checkpoint
 from lrclr.preprocessing import PreprocessSpec
@@ -182,7 +181,6 @@ def main() -> int:
     parser.add_argument("--base", type=Path, required=True, help="weights that benchmarks.checkpoint.base wrote")
     parser.add_argument("--views", type=Path, required=True, help="folder that benchmarks.checkpoint.views wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="images of the views")
     parser.add_argument("--local-loss", choices=("none", "pair", "pair+words"), default="pair+words", help="local loss")
     parser.add_argument("--regions", type=int, default=REGIONS, help="regions to use of those of the views")
     parser.add_argument("--epochs", type=float, default=2.5, help="passes through the views")
@@ -191,7 +189,7 @@ def main() -> int:
     views = read_views(options.views)
     steps = int(options.epochs * len(views.rows) / BATCH)
     base = torch.load(options.base, weights_only=True)
-    reports = read_reports(options.dataset, options.split)
+    reports = read_reports(options.dataset, split_of(options.views))
     local, seed, regions = options.local_loss, options.seed, options.regions
     run = TuneRun(reports, views, base, local=local, steps=steps, seed=seed, regions=regions)
     files = {"dataset": sha256_of(options.dataset), "base": sha256_of(options.base)}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from benchmarks.checkpoint.images import Split
 
-__all__ = ["Views", "read_views", "write_views"]
+__all__ = ["Views", "read_views", "split_of", "write_views"]
 
 _BATCH = 50
 _PIECE = 64 * _BATCH  # views in a file
@@ -99,6 +99,12 @@ def read_views(folder: Path) -> Views:
         raise UsageError(f"{folder} holds no views", fix="Make them with `python -m benchmarks.checkpoint.views`.")
     pieces = [torch.load(file, weights_only=True) for file in files]
     return Views(*(torch.cat([piece[name] for piece in pieces]) for name in ("rows", "tokens")))
+
+
+def split_of(folder: Path) -> str:
+    """The split whose images the views of a folder show."""
+    split: str = json.loads((folder / _SETTINGS).read_text())["split"]
+    return split
 
 
 @reports_errors

@@ -73,7 +73,7 @@ UPRIGHT = Machine(
 )
 """Upright machine of the images of the training."""
 
-BEDSIDE = Machine(
+MOBILE = Machine(
     turn_deg=(7, 6, 5),
     tilt_deg=0,
     front=1,
@@ -132,7 +132,8 @@ def make_picture(phantom: Phantom, split: Split, seed: int, index: int, size: in
     _, of_body, of_picture, _ = streams(seed, split, index)
     case, report = describe(split, seed, index)
     body, regions = put_in(phantom, case, of_body)
-    far, machine = split == "external", _machine(of_picture, split)
+    machine = _machine(of_picture, split)
+    far = machine is EXTERNAL
     rows, columns = _frame(of_picture, size) if far else (size, size)
     view = _view(of_picture, (rows, columns), _FIELD_MM / size, machine)
     stretch = tuple(of_picture.uniform(low, high) for low, high in ((0.9, 1.08), (0.85, 1.15), (0.93, 1.07)))
@@ -158,7 +159,7 @@ def _seen(name: str, region: Mask, camera: Camera) -> Mask:
 def _machine(rng: np.random.Generator, split: Split) -> Machine:
     if split == "external":
         return EXTERNAL
-    return BEDSIDE if split in {"mixed", "mixed-validation"} and rng.random() < 0.5 else UPRIGHT
+    return MOBILE if split in {"mixed", "mixed-validation"} and rng.random() < 0.5 else UPRIGHT
 
 
 def _view(rng: np.random.Generator, size: tuple[int, int], pixel_mm: float, machine: Machine) -> View:

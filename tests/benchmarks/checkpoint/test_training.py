@@ -289,7 +289,7 @@ def test_every_row_is_drawn_before_one_is_drawn_again() -> None:
     [
         "base data --split mixed --weights w -o o --taught-by labels --epochs 6 --seed 1",
         "views data --split mixed --base b -o o --count 9",
-        "tune data --split mixed --base b --views v -o o --local-loss none --regions 8 --epochs 6 --seed 1",
+        "tune data --base b --views v -o o --local-loss none --regions 8 --epochs 6 --seed 1",
     ],
 )
 def test_torchrun_passes_the_options_on(command: str) -> None:

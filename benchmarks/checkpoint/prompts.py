@@ -26,6 +26,7 @@ from benchmarks.checkpoint.images import PATCH, SIZE, as_pixel_values, read_spli
 from benchmarks.commands import reports_errors
 from benchmarks.phantom.reports import stated
 from lrclr.checkpoints import load_checkpoint
+from lrclr.inference._scores import attention_of_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,15 +106,16 @@ def _chosen(checkpoint: Checkpoint, images: _Images, at: int, finding: Finding) 
 
 
 def _scores(checkpoint: Checkpoint, images: _Images, prompts: Sequence[str]) -> tuple[Floats, Floats]:
-    """Mean score ``[B]`` and mean region attention ``[B, R]`` of some prompts."""
+    """Mean score ``[B]`` and region attention ``[B, R]`` of some prompts, as a finding's positive ones."""
     model, tokens = checkpoint.model, checkpoint.tokenizer.encode(list(prompts))
     mask = torch.from_numpy(tokens.mask)
     text = model.encode_text(torch.from_numpy(tokens.input_ids))
     score = (images.embedding @ text.embedding.T).mean(-1)
     fused = [model.fusion_head(some, text.tokens, mask) for some in torch.split(images.regions, _BATCH)]
-    local, attention = (torch.cat([each[part].mean(1) for each in fused]) for part in (0, 1))
+    local, attention = (torch.cat([each[part] for each in fused]).numpy() for part in (0, 1))
     alpha = model.config.alpha if model.config.fusion_trained else 0.0
-    return ((1 - alpha) * score + alpha * local).numpy(), attention.numpy()
+    combined = (1 - alpha) * score.numpy() + alpha * local.mean(1)
+    return combined, attention_of_groups(attention, local, [np.arange(len(prompts))])[:, 0]
 
 
 @reports_errors

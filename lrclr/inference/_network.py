@@ -12,7 +12,13 @@ from lrclr.errors import FindingsError, ImageError, NonFiniteError, UsageError
 from lrclr.inference._groups import length_groups
 from lrclr.inference._prompt_cache import PromptCache, PromptFeatures
 from lrclr.inference._results import Answers, ImageEmbeddings
-from lrclr.inference._scores import combined_score, finding_scores, global_score, means_of_groups, probabilities
+from lrclr.inference._scores import (
+    attention_of_groups,
+    combined_score,
+    finding_scores,
+    global_score,
+    probabilities,
+)
 from lrclr.text import check_prompts
 
 if TYPE_CHECKING:
@@ -113,16 +119,12 @@ class Network:
         threshold = self.spec.calibration.threshold
         local, attention = self._fuse(image["region_tokens"], prompts)
         global_ = global_score(image["image_embedding"], prompts.embedding)
+        scale, bias = self.spec.calibration.of(findings, self.spec.findings)
         return Answers(
-            probabilities(
-                combined_score(global_, local, alpha),
-                findings,
-                *self.spec.calibration.of(findings, self.spec.findings),
-                threshold,
-            ),
+            probabilities(combined_score(global_, local, alpha), findings, scale, bias, threshold),
             *finding_scores(global_, findings, threshold),
             *finding_scores(local, findings, threshold),
-            means_of_groups(attention, findings.positive_index),
+            attention_of_groups(attention, local, findings.positive_index),
             image["region_index"],
             image["region_importance"],
             image["image_embedding"],

@@ -41,7 +41,8 @@ class FindingResult:
         probability: in [0, 1]: share of the positive score in the softmax of positive and negative score.
         global_positive, global_negative: mean cosine of the image with the prompts of that sign.
         local_positive, local_negative: mean score of the fusion head for the prompts of that sign.
-        region_attention: attention of the positive prompts on each region of the prediction; sums to 1.
+        region_attention: attention of the positive prompts on each region of the prediction, most of it of those that
+            fit best; sums to 1.
         probability_spread: standard deviation (of the population) of the members' probabilities, whose mean is
             `probability`. None for a single network. The other values are those of the member that gives the
             regions.
@@ -126,7 +127,8 @@ class Answers:
         probability: ``[B, F]``, with the caller's alpha.
         global_positive, global_negative: ``[B, F]``, mean cosine of the image with the prompts of that sign.
         local_positive, local_negative: ``[B, F]``, mean score of the fusion head for the prompts of that sign.
-        region_attention: ``[B, F, R]``, mean attention of the positive prompts on each selected region.
+        region_attention: ``[B, F, R]``, attention of the positive prompts on each selected region; see
+            `lrclr.inference._scores.attention_of_groups`.
         region_index: ``[B, R]``, number of each region's patch, row-major from 0.
         region_importance: ``[B, R]``, attention rollout of CLS on each region.
         image_embedding: ``[B, D]``, of unit length; None if it was not asked for.

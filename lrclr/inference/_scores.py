@@ -16,12 +16,22 @@ if TYPE_CHECKING:
 
     from lrclr.text import FindingSet
 
-__all__ = ["CALIBRATION_KEYS", "ScoreCalibration", "combined_score", "finding_scores", "global_score", "probabilities"]
+__all__ = [
+    "CALIBRATION_KEYS",
+    "ScoreCalibration",
+    "attention_of_groups",
+    "combined_score",
+    "finding_scores",
+    "global_score",
+    "probabilities",
+]
 
 Floats = NDArray[np.float32]
 _SCALE, _BIAS, _FINDINGS = CALIBRATION_KEYS = ("score_scale", "score_bias", "finding_calibration")
 # Not among the keys: it belongs to the network, and no fit replaces it.
 _THRESHOLD = "score_threshold"
+# Of the softmax over a finding's prompts: CLIP's, before training.
+_TEMPERATURE = 0.07
 
 
 @dataclass(frozen=True)
@@ -143,28 +153,48 @@ def finding_scores(score: Floats, findings: FindingSet, threshold: float | None 
             why="this network was not trained to judge a prompt alone",
             fix='Give it negative prompts, such as negative = ["no {}"].',
         )
-    positive = means_of_groups(score, findings.positive_index)
+    positive = _means_of_groups(score, findings.positive_index)
     negative = np.full(positive.shape, threshold or 0.0, np.float32)
     some = [number for number, index in enumerate(findings.negative_index) if len(index)]
     if some:
-        negative[:, some] = means_of_groups(score, [findings.negative_index[number] for number in some])
+        negative[:, some] = _means_of_groups(score, [findings.negative_index[number] for number in some])
     return positive, negative
 
 
-def means_of_groups(values: Floats, groups: Sequence[NDArray[np.int64]]) -> Floats:
-    """Return the mean of each group of columns.
+def attention_of_groups(attention: Floats, local: Floats, groups: Sequence[NDArray[np.int64]]) -> Floats:
+    """Return the region attention of each group of prompts: the mean of theirs, weighted by how well each of them fits.
+
+    Prompts may exclude each other, such as those that name a side: where the finding is on the right, the prompt with
+    "left" looks at the wrong place. Therefore the weights are the softmax of the prompts' local scores over a
+    temperature. They do not depend on alpha and on the calibration.
 
     Args:
-        values: ``[B, P, ...]``.
-        groups: for each of G groups the numbers of its columns, at least one.
+        attention: ``[B, P, R]``, of all prompts.
+        local: ``[B, P]``, local scores of all prompts.
+        groups: for each of G groups the numbers of its prompts, at least one.
 
     Returns:
-        ``[B, G, ...]``.
+        ``[B, G, R]``, which sums to 1 over the regions as `attention` does.
     """
-    sizes = np.array([len(index) for index in groups])
-    sums = np.add.reduceat(values[:, np.concatenate(groups)], np.cumsum(sizes) - sizes, axis=1)
-    means: Floats = np.divide(sums, sizes.reshape(-1, *[1] * (values.ndim - 2)), dtype=np.float32)
+    columns, sizes, starts = _joined(groups)
+    logits = local[:, columns] / _TEMPERATURE
+    weights = np.exp(logits - np.repeat(np.maximum.reduceat(logits, starts, axis=1), sizes, axis=1))
+    weights /= np.repeat(np.add.reduceat(weights, starts, axis=1), sizes, axis=1)
+    result: Floats = np.add.reduceat(attention[:, columns] * weights[..., None], starts, axis=1, dtype=np.float32)
+    return result
+
+
+def _means_of_groups(values: Floats, groups: Sequence[NDArray[np.int64]]) -> Floats:
+    """Return the mean of each group of columns of ``[B, P]``: ``[B, G]``."""
+    columns, sizes, starts = _joined(groups)
+    means: Floats = np.divide(np.add.reduceat(values[:, columns], starts, axis=1), sizes, dtype=np.float32)
     return means
+
+
+def _joined(groups: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the columns of all groups one after the other, the size of each group, and where it starts."""
+    sizes = np.array([len(index) for index in groups])
+    return np.concatenate(groups), sizes, np.cumsum(sizes) - sizes
 
 
 def probabilities(

@@ -76,7 +76,7 @@ OUTPUTS: Final = {
     "global_negative": Tensor("FP32", ("B", "F"), "cosine with the negative prompts, their mean"),
     "local_positive": Tensor("FP32", ("B", "F"), "fusion head's score of the positive prompts, their mean"),
     "local_negative": Tensor("FP32", ("B", "F"), "fusion head's score of the negative prompts, their mean"),
-    "region_attention": Tensor("FP32", ("B", "F", "R"), "attention of the positive prompts to each region"),
+    "region_attention": Tensor("FP32", ("B", "F", "R"), "attention of the positive prompts that fit to each region"),
     "region_index": Tensor("INT64", ("B", "R"), "patch number of each region, row-major"),
     "region_importance": Tensor("FP32", ("B", "R"), "attention rollout from CLS to each region"),
     "region_box": Tensor("FP64", ("B", "R", 4), "left, top, right, bottom in pixels of the original image"),

@@ -165,7 +165,7 @@ def test_threads_get_the_same_answers(classifier: ZeroShotClassifier) -> None:
     assert got == [expected[number % len(IMAGES)] for number in range(16)]
 
 
-def test_several_prompts_of_a_sign_are_averaged(folder: Path) -> None:
+def test_several_prompts_of_a_sign_are_combined(folder: Path) -> None:
     classifier = ZeroShotClassifier.from_bundle(folder)
     texts = {"positive": ["effusion", "fluid in the pleural space"], "negative": ["no effusion", "clear", "dry lungs"]}
     whole = FindingSet((Finding("Effusion", tuple(texts["positive"]), tuple(texts["negative"])),))
@@ -182,7 +182,9 @@ def test_several_prompts_of_a_sign_are_averaged(folder: Path) -> None:
         for sign in ("positive", "negative"):
             for kind in ("global", "local"):
                 assert getattr(got, f"{kind}_{sign}") == pytest.approx(mean(sign, kind), abs=1e-5)
-        attention = np.mean([each.finding(text).region_attention for text in texts["positive"]], axis=0)
+        alone = [each.finding(text) for text in texts["positive"]]
+        fits = np.exp([one.local_positive / 0.07 for one in alone])
+        attention = np.average([one.region_attention for one in alone], axis=0, weights=fits)
         assert np.allclose(got.region_attention, attention, atol=1e-5)
         assert sum(got.region_attention) == pytest.approx(1.0, abs=1e-5)
         gap = (1 - bundles.ALPHA) * (mean("positive", "global") - mean("negative", "global"))

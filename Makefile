@@ -32,7 +32,7 @@ help:
 	@echo "make mutants    verify bundles with a hundred faults in each precision; writes which gate refuses each (ten minutes on 2 cores)"
 	@echo "make peers      compare lrclr with other programs that run the same weights (half an hour on 2 cores; torch.compile needs g++)"
 	@echo "make phantom    render the phantom data set, 29,000 radiographs (half an hour on 2 cores)"
-	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (about three and a half hours of processor time; a stopped run continues; PROCESSES=2: two processes share each step; MACHINES=2: continue on images of two machines)"
+	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (about six hours of processor time; a stopped run continues; PROCESSES=2: two processes share each step; MACHINES=1: without images of a second machine)"
 	@echo "make checkpoint-seeds  tune its base with each loss and SEEDS=\"0 1 2\", and compare the losses (two and a half more hours)"
 	@echo "make samples    render the sample radiographs again from the CT"
 	@echo "make dist       a wheel and an sdist, the same bytes wherever they are built, with their bill of materials"
@@ -95,6 +95,8 @@ $(TRITON)/bin/perf_analyzer: $(TRITON)/installed
 
 demo: $(STAMP)
 	@if $(BIN)/python -c 'from lrclr import Bundle; Bundle("triton_repo")' 2>/dev/null; then \
+	  $(BIN)/python -c 'import sys; from lrclr import Bundle, load_checkpoint as load; sys.exit(Bundle("triton_repo").manifest.checkpoint["sha256"] != load("default").sha256)' \
+	  || echo "== the bundle in triton_repo/ is of another checkpoint than the default one, and so are the answers. For those of the default one, move it away first"; \
 	  echo "== triton_repo/ is there and whole: running its gates again"; $(BIN)/lrclr verify triton_repo; \
 	else \
 	  echo "== exporting the checkpoint to triton_repo/ (some seconds)"; \
@@ -189,8 +191,8 @@ $(MIXED): $(BUILD)/ct
 # Processes that share each step of a training; a stopped run may be continued with another number.
 PROCESSES := 1
 LAUNCH = $(BIN)/python $(if $(filter-out 1,$(PROCESSES)),-m torch.distributed.run --standalone --nproc-per-node $(PROCESSES)) -m
-# With MACHINES=2 the base goes on with images of two machines, on which everything after it is tuned, too.
-MACHINES := 1
+# The base goes on with images of two machines, on which everything after it is tuned, too; with MACHINES=1 it does not.
+MACHINES := 2
 TRAINED = $(if $(filter 2,$(MACHINES)),$(MIXED),$(PHANTOM))
 OF = $(if $(filter 2,$(MACHINES)),mixed,train)
 VALIDATION = $(if $(filter 2,$(MACHINES)),mixed-validation,validation)

@@ -163,7 +163,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
             finding_calibration=evaluation.finding_calibration,
         )
         note(f"{model}: stored the fitted values; the thresholds above are for them")
-    _notes(judged, data, output)
+    _notes(judged, output)
 
 
 def _reading(checkpoints: Sequence[Path], heads: str | None, activation: str | None, key: str | None) -> ReadOptions:
@@ -316,12 +316,12 @@ def _examples(judged: EvaluationRun, path: Path, preset: str | None, **engine: A
     )
 
 
-def _notes(judged: EvaluationRun, data: ImageDataset, output: Path | None) -> None:
+def _notes(judged: EvaluationRun, output: Path | None) -> None:
     from lrclr.evaluation._view import notes_of
 
     for line, reason in judged.scores.failures:
         complain(f"line {line}: {reason}")
-    for text in notes_of(judged, data):
+    for text in notes_of(judged):
         note(text)
     if output is not None:
         note(f"reports are in {output}")

@@ -88,10 +88,11 @@ def read_dataset(
             else CsvRows(path, folder, csv_rows(lines, path), findings)
         )
         for line, row in reader.rows():
-            problem = str(row) if isinstance(row, BadRowError) else checks.problem(row)
-            if problem is not None:
-                problems.append(RowProblem(line, problem))
-            elif isinstance(row, Row):
+            if isinstance(row, BadRowError):
+                problems.append(RowProblem(line, str(row)))
+            elif problem := checks.problem(row):
+                problems.append(RowProblem(line, problem, row.split))
+            else:
                 rows.append(row)
     if not rows and not problems:
         raise UsageError(f"{path} has no rows")

@@ -71,10 +71,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """Why a row was left out. ``text`` names columns and reasons, and holds no patient data."""
+    """Why a row was left out.
+
+    Attributes:
+        line: its line.
+        text: columns and reasons; no patient data.
+        split: its split; None if it is not known.
+    """
 
     line: int
     text: str
+    split: str | None = None
 
 
 class UnknownName(NamedTuple):
@@ -115,6 +122,11 @@ class ImageDataset:
         """The rows of one split; names are compared by `split_key`."""
         key = split_key(name)
         return tuple(row for row in self.rows if split_key(row.split) == key)
+
+    def problems_of(self, *names: str) -> tuple[RowProblem, ...]:
+        """The rows of these splits that were left out, and those whose split is not known."""
+        keys = {split_key(name) for name in names}
+        return tuple(each for each in self.problems if each.split is None or split_key(each.split) in keys)
 
 
 def split_key(name: str) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr._processors import processors
 from lrclr._version import __version__, installed_versions
-from lrclr.datasets import SKIP, raise_bad_rows
 from lrclr.errors import UsageError
 from lrclr.evaluation import _recognition
 from lrclr.evaluation._bootstrap import Resamples
@@ -19,7 +18,7 @@ from lrclr.evaluation._platt import FittedCalibration, fit_calibration
 from lrclr.evaluation._presets import preset_named
 from lrclr.evaluation._result import Evaluation
 from lrclr.evaluation._scores import score_rows
-from lrclr.evaluation._select import Selection, select
+from lrclr.evaluation._select import Selection, check_rows, select
 from lrclr.inference import ZeroShotClassifier
 
 if TYPE_CHECKING:
@@ -118,9 +117,9 @@ def evaluate(
         LrclrError: a row cannot be used or an image cannot be read and `skip_bad_rows` is False, or no image can.
     """
     options = options or EvaluationOptions()
-    for table in (dataset, *([validation] if validation is not None else [])):
-        if not options.skip_bad_rows:
-            raise_bad_rows(str(table.path), table.problems, len(table.rows), fix=SKIP)
+    splits = {"split": options.split, "validation_split": options.validation_split}
+    if not options.skip_bad_rows:
+        check_rows(dataset, **splits, validation=validation)
     preset = preset_named(options.preset)
     selection: Selection | None = None
     scores: Scores | None = None
@@ -134,8 +133,7 @@ def evaluate(
             selection = select(
                 dataset,
                 options.findings or (preset.findings if preset else classifier.spec.findings),
-                split=options.split,
-                validation_split=options.validation_split,
+                **splits,
                 validation=validation,
             )
             if options.use_fitted and not selection.validation:
@@ -251,7 +249,7 @@ def _data(
         "patients": int(scores.group.max()) + 1,
         "unreadable": len(scores.failures),
         "unreadable_lines": [line for line, _ in scores.failures],
-        "rows_left_out": len(dataset.problems),
+        "rows_left_out": len(selection.problems),
     }
     if fitting is not None:
         data["validation"] = {

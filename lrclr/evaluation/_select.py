@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lrclr.datasets import check_apart, check_columns, split_key
+from lrclr.datasets import SKIP, check_apart, check_columns, raise_bad_rows, split_key
 from lrclr.datasets._columns import is_known
 from lrclr.errors import UsageError
 from lrclr.text import FindingSet, finding_key
@@ -14,9 +14,9 @@ from lrclr.text import FindingSet, finding_key
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lrclr.datasets import ImageDataset, Row
+    from lrclr.datasets import ImageDataset, Row, RowProblem
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "check_rows", "select"]
 
 _TEST = "test"
 
@@ -28,6 +28,7 @@ class Selection:
     Attributes:
         split: name of the split; "" for all rows of a dataset without splits.
         rows: rows to compute the figures from.
+        problems: rows of that split that cannot be used.
         validation: rows to fit thresholds, alpha and calibration on; may be empty.
         findings: the requested findings for which the dataset has labels.
         not_labelled: the requested findings for which it has none.
@@ -37,6 +38,7 @@ class Selection:
 
     split: str
     rows: tuple[Row, ...]
+    problems: tuple[RowProblem, ...]
     validation: tuple[Row, ...]
     findings: FindingSet
     not_labelled: tuple[str, ...]
@@ -65,18 +67,13 @@ def select(
         UsageError: the split does not exist; model and dataset have no finding in common; a column is not a finding;
             or an image or a patient is in both the rows to fit on and those to evaluate.
     """
-    chosen = _split(dataset, split, validation_split)
-    rows = dataset.split(chosen) if chosen else dataset.rows
-    if validation is not None:
-        fitted = validation.split(validation_split) or validation.rows
-    else:
-        is_other = chosen and split_key(chosen) != split_key(validation_split)
-        fitted = dataset.split(validation_split) if is_other else ()
+    chosen, (evaluated, fitted) = _parts(dataset, split, validation_split, validation)
+    rows, problems = evaluated.rows, evaluated.problems
     for table in (dataset, *([validation] if validation is not None else [])):
         check_columns(table, asked.names)
-    check_apart(rows, fitted, what="to fit on {} evaluated as well", fix="Take them out of one of the two parts.")
+    check_apart(rows, fitted.rows, what="to fit on {} evaluated as well", fix="Take them out of one of the two parts.")
     if not rows:
-        raise UsageError("the dataset has no rows that can be used", why=_problems(dataset))
+        raise UsageError("the dataset has no rows that can be used", why=_of_problems(problems))
     labelled = {finding_key(name) for name in dataset.findings}
     kept = tuple(finding for finding in asked.findings if finding_key(finding.name) in labelled)
     if not kept:
@@ -89,7 +86,65 @@ def select(
     wanted = {finding_key(name) for name in asked.names}
     places = _unlabelled_places(rows, wanted)
     unasked = tuple(name for name in dataset.findings if finding_key(name) not in wanted and not is_known(name))
-    return Selection(chosen, rows, fitted, FindingSet(kept), missing, unasked, places)
+    return Selection(chosen, rows, problems, fitted.rows, FindingSet(kept), missing, unasked, places)
+
+
+def check_rows(
+    dataset: ImageDataset,
+    *,
+    split: str | None = None,
+    validation_split: str = "validation",
+    validation: ImageDataset | None = None,
+) -> None:
+    """Check that all rows can be used which `select` would take. Rows of other splits need not have files.
+
+    The arguments are those of `select`.
+
+    Raises:
+        LrclrError: a row cannot be used.
+        UsageError: the split does not exist.
+    """
+    _, parts = _parts(dataset, split, validation_split, validation)
+    for table in dict.fromkeys(str(part.table.path) for part in parts):
+        own = [part for part in parts if str(part.table.path) == table]
+        # A row whose split is not known is in both parts.
+        problems = tuple(dict.fromkeys(problem for part in own for problem in part.problems))
+        raise_bad_rows(table, problems, sum(len(part.rows) for part in own), fix=SKIP)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of a dataset, and those that belong to them and cannot be used."""
+
+    table: ImageDataset
+    rows: tuple[Row, ...] = ()
+    problems: tuple[RowProblem, ...] = ()
+
+    @classmethod
+    def of(cls, table: ImageDataset, split: str) -> _Part:
+        """One split, or all rows if `split` is empty."""
+        if not split:
+            return cls(table, table.rows, table.problems)
+        return cls(table, table.split(split), table.problems_of(split))
+
+
+def _parts(
+    dataset: ImageDataset, split: str | None, validation_split: str, validation: ImageDataset | None
+) -> tuple[str, tuple[_Part, _Part]]:
+    """The name of the split to evaluate, its rows, and those to fit on. The arguments are those of `select`."""
+    chosen = _split(dataset, split, validation_split)
+    if validation is not None:
+        has_split = any(split_key(each.split or "") == split_key(validation_split) for each in _everything(validation))
+        fitted = _Part.of(validation, validation_split if has_split else "")
+    elif chosen and split_key(chosen) != split_key(validation_split):
+        fitted = _Part.of(dataset, validation_split)
+    else:
+        fitted = _Part(dataset)
+    return chosen, (_Part.of(dataset, chosen), fitted)
+
+
+def _everything(dataset: ImageDataset) -> tuple[Row | RowProblem, ...]:
+    return (*dataset.rows, *dataset.problems)
 
 
 def _unlabelled_places(rows: Sequence[Row], wanted: set[str]) -> dict[str, int]:
@@ -104,8 +159,9 @@ def _unlabelled_places(rows: Sequence[Row], wanted: set[str]) -> dict[str, int]:
 def _split(dataset: ImageDataset, split: str | None, validation_split: str) -> str:
     """The split to evaluate, as the dataset spells it."""
     there: dict[str, str] = {}
-    for row in dataset.rows:
-        there.setdefault(split_key(row.split), row.split)
+    for each in _everything(dataset):
+        if each.split is not None:
+            there.setdefault(split_key(each.split), each.split)
     names = tuple(there.values())
     if split is not None:
         if split_key(split) not in there:
@@ -124,8 +180,7 @@ def _no_split(what: str, there: tuple[str, ...]) -> UsageError:
     return UsageError(what, why=f"it has {', '.join(named) or 'none'}", fix="Choose one with --split.")
 
 
-def _problems(dataset: ImageDataset) -> str | None:
-    if not dataset.problems:
+def _of_problems(problems: Sequence[RowProblem]) -> str | None:
+    if not problems:
         return None
-    first = dataset.problems[0]
-    return f"{len(dataset.problems)} rows were left out, the first in line {first.line}: {first.text}"
+    return f"{len(problems)} rows were left out, the first in line {problems[0].line}: {problems[0].text}"

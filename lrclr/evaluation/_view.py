@@ -10,7 +10,6 @@ from lrclr.reports import Estimate, fixed, spanned
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lrclr.datasets import ImageDataset
     from lrclr.evaluation._evaluate import EvaluationRun
     from lrclr.evaluation._result import Evaluation
 
@@ -56,12 +55,12 @@ def published_rows(evaluation: Evaluation) -> list[tuple[str, Estimate, float]]:
     return [(name, areas[name], area) for name, area in published.items() if name in areas]
 
 
-def notes_of(run: EvaluationRun, dataset: ImageDataset) -> Iterator[str]:
+def notes_of(run: EvaluationRun) -> Iterator[str]:
     """What a user has to know beside the figures: rows and findings that do not count, and what was not fitted."""
     evaluation, selection = run.evaluation, run.selection
-    if dataset.problems:
-        first = dataset.problems[0]
-        yield f"{len(dataset.problems)} rows of the dataset were left out; line {first.line}: {first.text}"
+    if selection.problems:
+        first = selection.problems[0]
+        yield f"{len(selection.problems)} rows of the dataset were left out; line {first.line}: {first.text}"
     for name, count in selection.unlabelled_places.items():
         yield f"{count} rows have a mask or box of {name} and no label of it: it does not count there"
     copies = len(run.scores) - len(set(run.scores.image.tolist()))

@@ -61,14 +61,15 @@ def choose_rows(
     """
     for table in (dataset, *([validation] if validation is not None else [])):
         check_columns(table, findings)
-    training = dataset.split("train") or (dataset.split("") if not any(row.split for row in dataset.rows) else ())
-    judged = dataset.split("validation")
+    trained = "train" if any(row.split for row in dataset.rows) else ""
+    training, judged = dataset.split(trained), dataset.split("validation")
+    problems = [*dataset.problems_of(trained, *(["validation"] if validation is None else []))]
     if validation is not None:
         judged = validation.split("validation") or validation.rows
+        problems += validation.problems_of("validation") if validation.split("validation") else validation.problems
     check_apart(
         training, judged, what="to validate on {} trained on as well", fix="Take them out of one of the two parts."
     )
-    problems = [*dataset.problems, *(validation.problems if validation is not None else ())]
     notes: list[str] = []
     if unused := Counter(
         row.split for row in dataset.rows if split_key(row.split) not in ("train", "validation", "test")

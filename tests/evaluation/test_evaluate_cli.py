@@ -272,6 +272,26 @@ def test_an_invalid_row_stops_the_run(bundle_folder: Path, make_data: MakeData, 
     assert "rows of the dataset were left out" in captured.err
 
 
+def test_files_of_other_splits_need_not_exist(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
+    def moved(row: dict[str, str]) -> dict[str, str]:
+        return row if row["split"] == "test" else {**row, "image": f"{row['image']}.gone"}
+
+    manifest = make_data({}, moved)
+    only = ("--split", "test", "--validation-split", "none", "--json")
+    assert call(bundle_folder, manifest, *only) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["data"]["rows_left_out"] == 0
+    assert "left out" not in captured.err
+    # The rows to fit on are needed.
+    assert call(bundle_folder, manifest, "--split", "test") == 1
+    assert "the file does not exist" in capsys.readouterr().err
+    # A split without a usable row is not an unknown one.
+    assert call(bundle_folder, manifest, "--split", "validation") == 1
+    assert "rows of" in capsys.readouterr().err
+    assert call(bundle_folder, manifest, "--split", "validation", "--skip-bad-rows") == 2
+    assert "no rows that can be used" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

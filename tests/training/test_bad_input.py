@@ -106,6 +106,15 @@ def test_a_bad_row_stops_the_run_unless_rows_may_be_skipped(
     assert "Research use only" in err
 
 
+def test_files_of_other_splits_need_not_exist(run: Callable[..., tuple[int, str, str]], dataset: Dataset) -> None:
+    def spoil(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "split": "test", "image": "gone.png"} if number == 4 else row
+
+    code, _, err = run(dataset(spoil))
+    assert code == 0
+    assert "left out" not in err
+
+
 @pytest.mark.slow
 def test_an_unreadable_image_is_reported(
     run: Callable[..., tuple[int, str, str]], dataset: Dataset, tmp_path: Path

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lrclr.errors import GateError
+from lrclr.inference import ScoreCalibration, combined_score, global_score, probabilities
 from lrclr.model import Regions, rollout_row, select_regions
+from lrclr.preprocessing import preprocess_batch
 from lrclr.text import TokenBatch
-from lrclr.verification import absolute_error, centred_cosine, cosine, region_gap
+from lrclr.verification import absolute_error, centred_cosine, cosine, gate_images, region_gap
 from lrclr_export.progress import NO_PROGRESS
 from lrclr_export.quantize._calibration import calibration_tokens
 from lrclr_export.quantize._groups import PARTS, Switchable, groups_of
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.checkpoints import Checkpoint
-    from lrclr.model import LrclrModel
+    from lrclr.model import LrclrModel, TextEncoding
     from lrclr.model.towers import LinearGroup
     from lrclr.verification import Tolerances
     from lrclr_export.progress import ProgressCallbacks
@@ -64,8 +66,8 @@ def quantized(
     """Quantise linear layers of the towers and of the fusion head; those that lose too much keep their type.
 
     These are the layers of the blocks and, for int8, the embedding of patches. What is too much is judged on at most 64
-    calibration images, against the network in float32, by the gates' own limits with a quarter to spare. The number of
-    runs is bounded; see `search`.
+    calibration images, and the error of probabilities on the gates' eight images, against the network in float32, by
+    the gates' own limits with a quarter to spare. The number of runs is bounded; see `search`.
 
     Args:
         checkpoint: the checkpoint. It is not changed.
@@ -96,25 +98,30 @@ def quantized(
         text = _texts(model, tokens)
         pairs = _Pairs.of(checkpoint, image)
         fused = pairs.fused(model)
+    findings = _Findings.of(checkpoint)
     switchable = Switchable(model, everything, inputs, scheme)
 
     def image_losses(names: set[str], step: int = 1) -> Losses:
         step *= _step(len(calibration.pixel_values))
-        found = _images(switchable.switch(names), calibration.pixel_values[::step])
+        switched = switchable.switch(names)
+        found = _images(switched, calibration.pixel_values[::step])
         return {
             "centred cosine": 1 - centred_cosine(found.embedding, image.embedding[::step]),
             "region gap": region_gap(found.index, image.rollout[::step])[0],
+            "probability": findings.error(image_model=switched),
         }
 
     def text_losses(names: set[str], step: int = 1) -> Losses:
         rows = slice(None, None, step * _step(len(tokens.mask)))
         some = TokenBatch(tokens.input_ids[rows], tokens.mask[rows])
-        found = _texts(switchable.switch(names), some)
+        switched = switchable.switch(names)
+        found = _texts(switched, some)
         token, expected = (each[some.mask.astype(bool)] for each in (found.tokens, text.tokens[rows]))
         return {
             "centred cosine": 1 - centred_cosine(found.embedding, text.embedding[rows]),
             "cosine of tokens": 1 - cosine(token, expected),
             "centred cosine of tokens": 1 - centred_cosine(token, expected),
+            "probability": findings.error(text_model=switched),
         }
 
     def fusion_losses(names: set[str], step: int = 1) -> Losses:
@@ -128,6 +135,7 @@ def quantized(
         "cosine of tokens": 1 - tolerances.cosine,
         "centred cosine of tokens": 1 - tolerances.centred_cosine,
         "region gap": tolerances.region_gap,
+        "probability": tolerances.probability_error,
         "local score": tolerances.score_error,
         "region attention": tolerances.score_error,
     }
@@ -229,15 +237,71 @@ class _Pairs:
 
     def fused(self, model: LrclrModel, step: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Local score and region attention of every pair, of one in `step` images."""
-        scores, attentions = [], []
-        regions = self.regions[::step]
+        return _fused(model, self.regions[::step], self.text_tokens, self.text_mask)
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """The checkpoint's findings and the gates' images, of which the gates compare the probabilities.
+
+    Attributes:
+        checkpoint: the checkpoint. Its fusion head is used.
+        pixel_values: ``[B, 3, S, S]``, the images.
+        ids, mask: ``[P, T]``, the tokens of the prompts.
+        image, text: what the checkpoint makes of them.
+        expected: ``[B, F]``, its probabilities.
+    """
+
+    checkpoint: Checkpoint
+    pixel_values: NDArray[np.float32]
+    ids: Tensor
+    mask: Tensor
+    image: _Images
+    text: TextEncoding
+    expected: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> _Findings:
+        tokens = checkpoint.tokenizer.encode(checkpoint.findings.prompts, truncate=True)
+        ids, mask = (torch.from_numpy(each) for each in (tokens.input_ids, tokens.mask))
+        pixel_values = preprocess_batch(gate_images(), checkpoint.preprocess)
+        image = _images(checkpoint.model, pixel_values)
         with torch.inference_mode():
-            for start in range(0, len(regions), _BATCH):
-                rows = torch.from_numpy(regions[start : start + _BATCH])
-                score, attention = model.fusion_head(rows, self.text_tokens, self.text_mask)
-                scores.append(score.numpy())
-                attentions.append(attention.numpy())
-        return np.concatenate(scores), np.concatenate(attentions)
+            text = checkpoint.model.encode_text(ids)
+        expected = _probabilities(checkpoint, image, text, mask)
+        return cls(checkpoint, pixel_values, ids, mask, image, text, expected)
+
+    def error(self, *, image_model: LrclrModel | None = None, text_model: LrclrModel | None = None) -> float:
+        """The largest error of a probability if another network encodes the images or the prompts."""
+        image = self.image if image_model is None else _images(image_model, self.pixel_values)
+        with torch.inference_mode():
+            text = self.text if text_model is None else text_model.encode_text(self.ids)
+        return absolute_error(_probabilities(self.checkpoint, image, text, self.mask), self.expected)
+
+
+def _probabilities(checkpoint: Checkpoint, image: _Images, text: TextEncoding, mask: Tensor) -> NDArray[np.float32]:
+    config, findings = checkpoint.config, checkpoint.findings
+    calibration = ScoreCalibration.from_dict(config.to_dict())
+    score = global_score(image.embedding, text.embedding.numpy())
+    if config.effective_alpha:
+        longest = max(2, int(mask.sum(1).max()))
+        local, _ = _fused(checkpoint.model, image.tokens, text.tokens[:, :longest], mask[:, :longest])
+        score = combined_score(score, local, config.effective_alpha)
+    return probabilities(score, findings, *calibration.of(findings, findings), calibration.threshold)
+
+
+def _fused(
+    model: LrclrModel, regions: NDArray[np.float32], text_tokens: Tensor, text_mask: Tensor
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Local scores ``[B, P]`` and region attention ``[B, P, R]`` of all pairs."""
+    scores, attentions = [], []
+    with torch.inference_mode():
+        for start in range(0, len(regions), _BATCH):
+            rows = torch.from_numpy(regions[start : start + _BATCH])
+            score, attention = model.fusion_head(rows, text_tokens, text_mask)
+            scores.append(score.numpy())
+            attentions.append(attention.numpy())
+    return np.concatenate(scores), np.concatenate(attentions)
 
 
 def _images(model: LrclrModel, pixel_values: NDArray[np.float32]) -> _Images:

@@ -217,8 +217,24 @@ def test_without_a_search_all_layers_are_in_int8(checkpoint: Checkpoint) -> None
     graphs = record["graphs"]
     assert {graph: graphs[graph]["int8_layers"] for graph in graphs} == LAYERS
     assert graphs["image_encoder"]["losses"]["centred cosine"] > 1e-8
-    of_text = {"centred cosine", "cosine of tokens", "centred cosine of tokens"}
+    of_text = {"centred cosine", "cosine of tokens", "centred cosine of tokens", "probability"}
     assert graphs["text_encoder"]["losses"].keys() == of_text
+
+
+def test_layers_that_change_probabilities_too_much_stay_in_float32(checkpoint: Checkpoint) -> None:
+    calibration = carried_calibration(checkpoint.preprocess)
+    limits = Tolerances.for_precision("int8").overridden(bundles.LOOSE)
+    towers = ("image_encoder", "text_encoder")
+    free = quantized(checkpoint, calibration, limits).record["graphs"]
+    assert not any(free[graph]["float_layers"] for graph in towers)
+    worst = max(towers, key=lambda graph: free[graph]["losses"]["probability"])
+    limit = 1.3 * free[worst]["losses"]["probability"]
+    assert limit > 0
+    tight = limits.overridden({"probability_error": limit})
+    part = quantized(checkpoint, calibration, tight).record["graphs"][worst]
+    assert part["float_layers"]
+    assert part["int8_layers"] < free[worst]["int8_layers"]
+    assert part["losses"]["probability"] <= 0.75 * limit
 
 
 def test_the_search_reports_its_progress(checkpoint: Checkpoint) -> None:

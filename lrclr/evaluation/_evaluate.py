@@ -117,9 +117,9 @@ def evaluate(
         LrclrError: a row cannot be used or an image cannot be read and `skip_bad_rows` is False, or no image can.
     """
     options = options or EvaluationOptions()
-    splits = {"split": options.split, "validation_split": options.validation_split}
+    split, validation_split = options.split, options.validation_split
     if not options.skip_bad_rows:
-        check_rows(dataset, **splits, validation=validation)
+        check_rows(dataset, split=split, validation_split=validation_split, validation=validation)
     preset = preset_named(options.preset)
     selection: Selection | None = None
     scores: Scores | None = None
@@ -133,7 +133,8 @@ def evaluate(
             selection = select(
                 dataset,
                 options.findings or (preset.findings if preset else classifier.spec.findings),
-                **splits,
+                split=split,
+                validation_split=validation_split,
                 validation=validation,
             )
             if options.use_fitted and not selection.validation:

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrclr import ZeroShotClassifier, load_checkpoint
+
+# Private: the weights of many scores are compared, without a network that gives such scores.
 from lrclr.inference._scores import attention_of_groups
 from lrclr.samples import sample_paths
 from lrclr.text import Finding, FindingSet

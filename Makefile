@@ -126,7 +126,7 @@ test: lint triton
 
 # Some want programs of Debian's or Ubuntu's, and say so where they are not: apt-get install haproxy prometheus
 test-slow: $(STAMP) triton perf-analyzer
-	@$(BIN)/pytest -m "slow" -q
+	@$(BIN)/pytest -m "slow" -q -n 2 --dist loadgroup --no-loadscope-reorder --durations 30
 
 # Interpreters that PYTHONS names on the command line or in the environment must be there; the default ones need not.
 test-pythons: $(STAMP)

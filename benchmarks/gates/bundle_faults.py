@@ -70,8 +70,8 @@ def exchanged_names(folder: Path) -> None:
 def exchanged_words(folder: Path) -> None:
     """Exchange the numbers of two words of the findings' prompts."""
     bundle = Bundle(folder)
-    words = bundle.tokenizer.encode(bundle.findings.prompts, truncate=True).input_ids[:3, 1].tolist()
-    first, second = words[0], words[1] if words[1] != words[0] else words[2]
+    words = bundle.tokenizer.encode(bundle.findings.prompts, truncate=True).input_ids[:, 1].tolist()
+    first, second = list(dict.fromkeys(words))[:2]
     with _tokenizer(folder) as content:
         vocabulary = content["model"]["vocab"]
         names = {number: word for word, number in vocabulary.items()}

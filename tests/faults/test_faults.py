@@ -131,6 +131,6 @@ def test_of_two_simultaneous_exports_one_succeeds_and_the_other_reports_it(
     both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     messages = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1]
-    assert "bundle was changed by another process meanwhile. That stands." in "".join(messages)
+    assert "bundle was changed by another process meanwhile. The other process's result is kept." in "".join(messages)
     case.assert_new(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -95,7 +95,7 @@ $(TRITON)/bin/perf_analyzer: $(TRITON)/installed
 
 demo: $(STAMP)
 	@if $(BIN)/python -c 'from lrclr import Bundle; Bundle("triton_repo")' 2>/dev/null; then \
-	  $(BIN)/python -c 'import sys; from lrclr import Bundle, load_checkpoint as load; sys.exit(Bundle("triton_repo").manifest.checkpoint["sha256"] != load("default").sha256)' \
+	  $(BIN)/python -c 'import sys; from lrclr import Bundle; from lrclr._files import sha256_of; from lrclr.checkpoints import default_checkpoint as default; sys.exit(Bundle("triton_repo").manifest.checkpoint["sha256"] != sha256_of(default() / "model.safetensors"))' \
 	  || echo "== the bundle in triton_repo/ is of another checkpoint than the default one, and so are the answers. For those of the default one, move it away first"; \
 	  echo "== triton_repo/ is there and whole: running its gates again"; $(BIN)/lrclr verify triton_repo; \
 	else \

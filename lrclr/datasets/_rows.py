@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lrclr.errors import LrclrError
@@ -118,15 +118,30 @@ class ImageDataset:
     sha256: str
     unknown: tuple[UnknownName, ...] = ()
 
-    def split(self, name: str) -> tuple[Row, ...]:
-        """The rows of one split; names are compared by `split_key`."""
-        key = split_key(name)
-        return tuple(row for row in self.rows if split_key(row.split) == key)
+    @property
+    def splits(self) -> dict[str, str]:
+        """The splits of all rows, those that were left out included: `split_key` to the first spelling, in order."""
+        found: dict[str, str] = {}
+        for split in (*(row.split for row in self.rows), *(problem.split for problem in self.problems)):
+            if split is not None:
+                found.setdefault(split_key(split), split)
+        return found
 
-    def problems_of(self, *names: str) -> tuple[RowProblem, ...]:
-        """The rows of these splits that were left out, and those whose split is not known."""
+    def only(self, *names: str) -> ImageDataset:
+        """The dataset with the rows of these splits; names are compared by `split_key`.
+
+        Of the rows that were left out, those whose split is not known stay.
+        """
         keys = {split_key(name) for name in names}
-        return tuple(each for each in self.problems if each.split is None or split_key(each.split) in keys)
+        return replace(
+            self,
+            rows=tuple(row for row in self.rows if split_key(row.split) in keys),
+            problems=tuple(each for each in self.problems if each.split is None or split_key(each.split) in keys),
+        )
+
+    def only_or_all(self, name: str) -> ImageDataset:
+        """The dataset with the rows of one split, or the whole dataset if no row has this split."""
+        return self.only(name) if split_key(name) in self.splits else self
 
 
 def split_key(name: str) -> str:

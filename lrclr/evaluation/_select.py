@@ -26,7 +26,7 @@ class Selection:
     """What is evaluated.
 
     Attributes:
-        split: name of the split; "" for all rows of a dataset without splits.
+        split: name of the split; "" for the rows without a split.
         rows: rows to compute the figures from.
         problems: rows of that split that cannot be used.
         validation: rows to fit thresholds, alpha and calibration on; may be empty.
@@ -67,7 +67,7 @@ def select(
         UsageError: the split does not exist; model and dataset have no finding in common; a column is not a finding;
             or an image or a patient is in both the rows to fit on and those to evaluate.
     """
-    chosen, (evaluated, fitted) = _parts(dataset, split, validation_split, validation)
+    chosen, evaluated, fitted = _parts(dataset, split, validation_split, validation)
     rows, problems = evaluated.rows, evaluated.problems
     for table in (dataset, *([validation] if validation is not None else [])):
         check_columns(table, asked.names)
@@ -104,47 +104,26 @@ def check_rows(
         LrclrError: a row cannot be used.
         UsageError: the split does not exist.
     """
-    _, parts = _parts(dataset, split, validation_split, validation)
-    for table in dict.fromkeys(str(part.table.path) for part in parts):
-        own = [part for part in parts if str(part.table.path) == table]
+    _, *parts = _parts(dataset, split, validation_split, validation)
+    for table in dict.fromkeys(str(part.path) for part in parts):
+        own = [part for part in parts if str(part.path) == table]
         # A row whose split is not known is in both parts.
         problems = tuple(dict.fromkeys(problem for part in own for problem in part.problems))
         raise_bad_rows(table, problems, sum(len(part.rows) for part in own), fix=SKIP)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Rows of a dataset, and those that belong to them and cannot be used."""
-
-    table: ImageDataset
-    rows: tuple[Row, ...] = ()
-    problems: tuple[RowProblem, ...] = ()
-
-    @classmethod
-    def of(cls, table: ImageDataset, split: str) -> _Part:
-        """One split, or all rows if `split` is empty."""
-        if not split:
-            return cls(table, table.rows, table.problems)
-        return cls(table, table.split(split), table.problems_of(split))
-
-
 def _parts(
     dataset: ImageDataset, split: str | None, validation_split: str, validation: ImageDataset | None
-) -> tuple[str, tuple[_Part, _Part]]:
+) -> tuple[str, ImageDataset, ImageDataset]:
     """The name of the split to evaluate, its rows, and those to fit on. The arguments are those of `select`."""
     chosen = _split(dataset, split, validation_split)
     if validation is not None:
-        has_split = any(split_key(each.split or "") == split_key(validation_split) for each in _everything(validation))
-        fitted = _Part.of(validation, validation_split if has_split else "")
-    elif chosen and split_key(chosen) != split_key(validation_split):
-        fitted = _Part.of(dataset, validation_split)
+        fitted = validation.only_or_all(validation_split)
+    elif split_key(chosen) == split_key(validation_split):
+        fitted = dataset.only()
     else:
-        fitted = _Part(dataset)
-    return chosen, (_Part.of(dataset, chosen), fitted)
-
-
-def _everything(dataset: ImageDataset) -> tuple[Row | RowProblem, ...]:
-    return (*dataset.rows, *dataset.problems)
+        fitted = dataset.only(validation_split)
+    return chosen, dataset.only(chosen), fitted
 
 
 def _unlabelled_places(rows: Sequence[Row], wanted: set[str]) -> dict[str, int]:
@@ -158,10 +137,7 @@ def _unlabelled_places(rows: Sequence[Row], wanted: set[str]) -> dict[str, int]:
 
 def _split(dataset: ImageDataset, split: str | None, validation_split: str) -> str:
     """The split to evaluate, as the dataset spells it."""
-    there: dict[str, str] = {}
-    for each in _everything(dataset):
-        if each.split is not None:
-            there.setdefault(split_key(each.split), each.split)
+    there = dataset.splits
     names = tuple(there.values())
     if split is not None:
         if split_key(split) not in there:

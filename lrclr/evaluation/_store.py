@@ -22,7 +22,6 @@ from lrclr.inference import (
     ZeroShotClassifier,
     combined_score,
     global_score,
-    probabilities,
 )
 
 if TYPE_CHECKING:
@@ -207,5 +206,5 @@ def _rescored(golden: Golden, bundle: Bundle, scoring: dict[str, Any]) -> Golden
         global_score(golden["image_embedding"], golden["text_embedding"]), golden["local_score"], scoring["alpha"]
     )
     asked = score[:, : len(bundle.findings.prompts)]
-    calibration = ScoreCalibration.from_dict(scoring).of(bundle.findings, bundle.findings)
-    return replace(golden, probabilities=probabilities(asked, bundle.findings, *calibration))
+    calibration = ScoreCalibration.from_dict(scoring)
+    return replace(golden, probabilities=calibration.probabilities(asked, bundle.findings, bundle.findings))

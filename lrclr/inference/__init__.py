@@ -16,7 +16,6 @@ from lrclr.inference._scores import (
     combined_score,
     finding_scores,
     global_score,
-    probabilities,
 )
 
 __all__ = [
@@ -40,6 +39,5 @@ __all__ = [
     "global_score",
     "png_bytes",
     "predict_files",
-    "probabilities",
     "save_heatmap",
 ]

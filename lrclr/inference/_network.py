@@ -17,7 +17,6 @@ from lrclr.inference._scores import (
     combined_score,
     finding_scores,
     global_score,
-    probabilities,
 )
 from lrclr.text import check_prompts
 
@@ -116,14 +115,13 @@ class Network:
     def _answer(
         self, image: Mapping[str, NDArray[Any]], findings: FindingSet, prompts: PromptFeatures, alpha: float
     ) -> Answers:
-        threshold = self.spec.calibration.threshold
+        calibration = self.spec.calibration
         local, attention = self._fuse(image["region_tokens"], prompts)
         global_ = global_score(image["image_embedding"], prompts.embedding)
-        scale, bias = self.spec.calibration.of(findings, self.spec.findings)
         return Answers(
-            probabilities(combined_score(global_, local, alpha), findings, scale, bias, threshold),
-            *finding_scores(global_, findings, threshold),
-            *finding_scores(local, findings, threshold),
+            calibration.probabilities(combined_score(global_, local, alpha), findings, self.spec.findings),
+            *finding_scores(global_, findings, calibration.threshold),
+            *finding_scores(local, findings, calibration.threshold),
             attention_of_groups(attention, local, findings.positive_index),
             image["region_index"],
             image["region_importance"],

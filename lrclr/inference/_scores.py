@@ -23,7 +23,6 @@ __all__ = [
     "combined_score",
     "finding_scores",
     "global_score",
-    "probabilities",
 ]
 
 Floats = NDArray[np.float32]
@@ -114,6 +113,29 @@ class ScoreCalibration:
         scale, bias = np.array(pairs, np.float32).T
         return scale, bias
 
+    def probabilities(self, score: Floats, asked: FindingSet, own: FindingSet) -> Floats:
+        """Return the probabilities of findings: the logistic function of ``scale * gap + bias``.
+
+        Args:
+            score: ``[B, P]``, one column for each prompt of `asked`.
+            asked: the F findings to predict.
+            own: the model's findings; see `of`.
+
+        Returns:
+            float32 ``[B, F]``.
+
+        Raises:
+            NonFiniteError: a score is NaN or infinite.
+            FindingsError: as `finding_scores`.
+        """
+        if not np.isfinite(score).all():
+            raise NonFiniteError("a score is not finite", fix="Check the image and run `lrclr verify` on the bundle.")
+        positive, negative = finding_scores(score, asked, self.threshold)
+        scale, bias = self.of(asked, own)
+        # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
+        result: Floats = np.exp(-np.logaddexp(0.0, -(scale * (positive - negative) + bias))).astype(np.float32)
+        return result
+
 
 def global_score(image_embedding: Floats, text_embedding: Floats) -> Floats:
     """Return the cosines ``[B, P]`` of unit vectors ``[B, D]`` and ``[P, D]``."""
@@ -195,34 +217,3 @@ def _joined(groups: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDA
     """Return the columns of all groups one after the other, the size of each group, and where it starts."""
     sizes = np.array([len(index) for index in groups])
     return np.concatenate(groups), sizes, np.cumsum(sizes) - sizes
-
-
-def probabilities(
-    score: Floats,
-    findings: FindingSet,
-    scale: float | Floats = 1.0,
-    bias: float | Floats = 0.0,
-    threshold: float | None = None,
-) -> Floats:
-    """Return the softmax over each finding's positive and negative score, as in CheXzero, with a scale and a bias.
-
-    Args:
-        score: ``[B, P]``, one column for each prompt of `findings`.
-        findings: F findings.
-        scale: factor on the difference of the two scores: one number, or ``[F]``; see `ScoreCalibration.of`.
-        bias: added to the scaled difference: one number, or ``[F]``.
-        threshold: see `ScoreCalibration`.
-
-    Returns:
-        float32 ``[B, F]``: the share of the positive score.
-
-    Raises:
-        NonFiniteError: a score is NaN or infinite.
-        FindingsError: as `finding_scores`.
-    """
-    if not np.isfinite(score).all():
-        raise NonFiniteError("a score is not finite", fix="Check the image and run `lrclr verify` on the bundle.")
-    positive, negative = finding_scores(score, findings, threshold)
-    # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
-    result: Floats = np.exp(-np.logaddexp(0.0, -(scale * (positive - negative) + bias))).astype(np.float32)
-    return result

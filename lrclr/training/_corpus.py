@@ -62,11 +62,14 @@ def choose_rows(
     for table in (dataset, *([validation] if validation is not None else [])):
         check_columns(table, findings)
     trained = "train" if any(row.split for row in dataset.rows) else ""
-    training, judged = dataset.split(trained), dataset.split("validation")
-    problems = [*dataset.problems_of(trained, *(["validation"] if validation is None else []))]
-    if validation is not None:
-        judged = validation.split("validation") or validation.rows
-        problems += validation.problems_of("validation") if validation.split("validation") else validation.problems
+    training = dataset.only(trained).rows
+    if validation is None:
+        judged = dataset.only("validation").rows
+        problems = [*dataset.only(trained, "validation").problems]
+    else:
+        judging = validation.only_or_all("validation")
+        judged = judging.rows
+        problems = [*dataset.only(trained).problems, *judging.problems]
     check_apart(
         training, judged, what="to validate on {} trained on as well", fix="Take them out of one of the two parts."
     )

@@ -59,7 +59,7 @@ def test_every_column_of_a_csv_is_read(tmp_path: Path, picture: Picture) -> None
     assert (second.report, second.split, second.frame) == (None, "", None)
     assert second.labels == {"Pleural Effusion": ABSENT}
     assert second.masks == {"Edema": (tmp_path / "m.png", 3)}
-    assert read.split("train") == (first,)
+    assert read.only("train").rows == (first,)
 
 
 def test_every_key_of_json_lines_is_read(tmp_path: Path, picture: Picture) -> None:
@@ -241,9 +241,9 @@ def test_a_patient_in_two_splits_is_refused(tmp_path: Path) -> None:
 def test_spellings_of_a_split_are_unified(tmp_path: Path) -> None:
     text = "image,split,patient\n1,Train,a\n2,train,a\n3,VAL,b\n4,valid,b\n5,validation,b\n"
     read = read_dataset(dataset(tmp_path, text), check_images=False)
-    assert [row.image.name for row in read.split("validation")] == ["3", "4", "5"]
-    assert read.split("val") == read.split("validation")
-    assert len(read.split("train")) == 2
+    assert [row.image.name for row in read.only("validation").rows] == ["3", "4", "5"]
+    assert read.only("val").rows == read.only("validation").rows
+    assert len(read.only("train").rows) == 2
 
 
 SPELLINGS = st.sampled_from(["Pleural Effusion", "pleural_effusion", "PLEURAL-EFFUSION", " Pleural  effusion "])

@@ -131,7 +131,7 @@ def test_json_has_all_figures_and_no_path(evaluated: EvaluationRun, data: ImageD
 
 
 def test_without_validation_nothing_is_fitted(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
-    alone = replace(data, rows=data.split("test"))
+    alone = replace(data, rows=data.only("test").rows)
     evaluation = evaluate(classifier, alone, OPTIONS).evaluation
     assert (evaluation.alpha, evaluation.alpha_from) == (bundles.ALPHA, "model")
     assert (evaluation.alpha_sweep, evaluation.score_scale) == ((), None)
@@ -143,8 +143,8 @@ def test_without_validation_nothing_is_fitted(classifier: ZeroShotClassifier, da
 def test_validation_can_be_another_dataset(
     classifier: ZeroShotClassifier, data: ImageDataset, evaluated: EvaluationRun
 ) -> None:
-    test = replace(data, rows=data.split("test"))
-    fitted = replace(data, rows=tuple(replace(row, split="") for row in data.split("validation")))
+    test = replace(data, rows=data.only("test").rows)
+    fitted = replace(data, rows=tuple(replace(row, split="") for row in data.only("validation").rows))
     evaluation = evaluate(classifier, test, OPTIONS, validation=fitted).evaluation
     assert figures(evaluation) == figures(evaluated.evaluation)
 
@@ -187,6 +187,13 @@ def test_splits_are_found_or_chosen(data: ImageDataset) -> None:
         select(three, asked)
     with pytest.raises(UsageError, match=r"nothing in common.*model has Cyst.*dataset has edema"):
         select(data, FindingSet.from_names(["Cyst"]))
+
+
+def test_rows_without_a_split_are_apart_from_the_validation_rows(data: ImageDataset) -> None:
+    rows = (replace(row, split="" if row.split == "test" else row.split) for row in data.rows)
+    chosen = select(replace(data, rows=tuple(rows)), FindingSet.from_names(["edema"]))
+    assert {row.split for row in chosen.rows} == {""}
+    assert {row.split for row in chosen.validation} == {"validation"}
 
 
 def test_the_chexzero_preset_follows_its_protocol(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
@@ -321,8 +328,8 @@ def test_the_same_images_in_both_splits_are_refused(
 ) -> None:
     import shutil
 
-    test = replace(data, rows=data.split("test"))
-    own = replace(data, rows=tuple(replace(row, split="", patient="") for row in data.split("validation")))
+    test = replace(data, rows=data.only("test").rows)
+    own = replace(data, rows=tuple(replace(row, split="", patient="") for row in data.only("validation").rows))
     unknown = replace(test, rows=tuple(replace(row, patient="") for row in test.rows))
     with pytest.raises(UsageError, match="26 images to fit on are evaluated as well"):
         evaluate(classifier, test, OPTIONS, validation=unknown)

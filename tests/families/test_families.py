@@ -14,12 +14,15 @@ import torch
 
 from lrclr.checkpoints import FAMILIES, load_checkpoint
 from lrclr.errors import CheckpointError, EngineError, FindingsError, UsageError
+from lrclr.evaluation import store
 from lrclr.inference import ZeroShotClassifier
 from lrclr.model import LrclrModel
 from lrclr.model.attention import AttentionRecorder
 from lrclr.model.towers.siglip import SiglipVision
 from lrclr.text import Finding, FindingSet
+from lrclr_export import ExportOptions, export_bundle
 from lrclr_export.quantize._groups import groups_of
+from tests import bundles
 from tests.families import networks
 
 if TYPE_CHECKING:
@@ -277,6 +280,19 @@ def test_siglips_probability_of_a_single_prompt_is_its_sigmoid(siglip: Original)
     # With a pair of prompts, the bias cancels.
     pair = torch.softmax(logits[:, 1:], dim=-1)[:, 0]
     np.testing.assert_allclose(answers.probability[:, 1], pair, atol=1e-5)
+
+
+def test_stored_values_keep_the_threshold_of_a_single_prompt(siglip: Original, tmp_path: Path) -> None:
+    findings = FindingSet((Finding("Edema", ("edema",), ()), Finding("Fracture", ("fracture",), ("no fracture",))))
+    checkpoint = replace(siglip.checkpoint, findings=findings)
+    export_bundle(checkpoint, tmp_path / "bundle", ExportOptions("fp32"))
+    store(tmp_path / "bundle", alpha=None, score_scale=3.0, score_bias=0.5)
+    assert bundles.call("verify", tmp_path / "bundle").returncode == 0
+    pixels = pixels_of(checkpoint, 2).numpy()
+    before = ZeroShotClassifier.from_checkpoint(checkpoint).answer_pixels(pixels)
+    after = ZeroShotClassifier.from_bundle(tmp_path / "bundle").answer_pixels(pixels)
+    gap = before.global_positive - before.global_negative
+    np.testing.assert_allclose(after.probability, 1 / (1 + np.exp(-(3.0 * gap + 0.5))), atol=1e-4)
 
 
 def test_a_single_prompt_needs_a_network_that_can_judge_it(tiny_checkpoint: Checkpoint) -> None:

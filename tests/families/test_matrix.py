@@ -22,7 +22,7 @@ from lrclr.bundle import Bundle
 from lrclr.checkpoints import load_checkpoint
 from lrclr.engines import EngineOptions, OnnxRuntimeEngine, open_named_engine
 from lrclr.images import read_image
-from lrclr.inference import ScoreCalibration, draw_heatmap, probabilities
+from lrclr.inference import ScoreCalibration, draw_heatmap
 from lrclr.samples import sample_paths
 from lrclr.text import Finding, FindingSet
 from lrclr.verification import verify
@@ -76,12 +76,8 @@ class _Row:
         self.embedding = self._image_embeddings(torch.from_numpy(pixels))
         findings = self.checkpoint.findings
         calibration = ScoreCalibration.from_dict(self.checkpoint.config.to_dict())
-        self.probabilities = probabilities(
-            self.embedding @ self._text_embeddings(findings.prompts).T,
-            findings,
-            *calibration.of(findings, findings),
-            calibration.threshold,
-        )
+        score = self.embedding @ self._text_embeddings(findings.prompts).T
+        self.probabilities = calibration.probabilities(score, findings, findings)
 
     @torch.no_grad()
     def _image_embeddings(self, pixels: torch.Tensor) -> NDArray[np.float32]:

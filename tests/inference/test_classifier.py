@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lrclr import Bundle, Finding, FindingSet, ZeroShotClassifier, read_image
 from lrclr.errors import FindingsError, ImageError, NonFiniteError, UsageError
-from lrclr.inference import combined_score, probabilities
+from lrclr.inference import ScoreCalibration, combined_score
 from lrclr.preprocessing import preprocess_batch
 from lrclr.samples import sample_paths
 from tests import bundles
@@ -342,7 +342,7 @@ def test_probabilities_are_a_softmax_over_the_mean_of_each_sign(data: st.DataObj
     count = len(findings.prompts)
     values = data.draw(st.lists(st.floats(-1, 1, width=32), min_size=images * count, max_size=images * count))
     score = np.array(values, np.float32).reshape(images, count)
-    got = probabilities(score, findings, scale)
+    got = ScoreCalibration(scale).probabilities(score, findings, findings)
     column = {prompt: score[:, number].astype(np.float64) for number, prompt in enumerate(findings.prompts)}
     for number, finding in enumerate(findings.findings):
         positive = np.mean([column[prompt] for prompt in finding.positive], axis=0) * scale

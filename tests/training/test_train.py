@@ -50,7 +50,7 @@ def test_training_learns_from_reports(base: Checkpoint, dataset: Dataset, tmp_pa
     assert result.auroc > 0.9
     tuned = load_checkpoint(result.checkpoint)
     assert tuned.config.fusion_trained
-    data = read_dataset(dataset()).split("validation")
+    data = read_dataset(dataset()).only("validation").rows
     images = [read_image(row.image) for row in data]
     with torch.no_grad():
         encoding = tuned.model.encode_image(torch.from_numpy(preprocess_batch(images, tuned.preprocess)))

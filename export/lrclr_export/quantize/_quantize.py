@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lrclr.errors import GateError
-from lrclr.inference import ScoreCalibration, combined_score, global_score, probabilities
+from lrclr.inference import ScoreCalibration, combined_score, global_score
 from lrclr.model import Regions, rollout_row, select_regions
 from lrclr.preprocessing import preprocess_batch
 from lrclr.text import TokenBatch
@@ -287,7 +287,7 @@ def _probabilities(checkpoint: Checkpoint, image: _Images, text: TextEncoding, m
         longest = max(2, int(mask.sum(1).max()))
         local, _ = _fused(checkpoint.model, image.tokens, text.tokens[:, :longest], mask[:, :longest])
         score = combined_score(score, local, config.effective_alpha)
-    return probabilities(score, findings, *calibration.of(findings, findings), calibration.threshold)
+    return calibration.probabilities(score, findings, findings)
 
 
 def _fused(

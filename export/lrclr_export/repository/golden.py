@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrclr.bundle import Golden
 from lrclr.contract import GRAPHS
-from lrclr.inference import ScoreCalibration, ZeroShotClassifier, combined_score, global_score, probabilities
+from lrclr.inference import ScoreCalibration, ZeroShotClassifier, combined_score, global_score
 from lrclr.model import Regions, rollout_row, select_regions
 from lrclr.preprocessing import preprocess_batch
 from lrclr.verification import gate_images, gate_prompts, images_sha256, task_auroc
@@ -54,12 +54,7 @@ def golden_from_checkpoint(checkpoint: Checkpoint, *, stored: LrclrModel | None 
         images_sha256=images_sha256(images),
         findings=findings.names,
         prompts=prompts,
-        probabilities=probabilities(
-            score[:, : len(findings.prompts)],
-            findings,
-            *calibration.of(findings, findings),
-            calibration.threshold,
-        ),
+        probabilities=calibration.probabilities(score[:, : len(findings.prompts)], findings, findings),
         task_auroc=np.array(task_auroc(ZeroShotClassifier.from_checkpoint(checkpoint)), np.float32),
         stored=None if stored is None else _outputs(stored, pixel_values, tokens),
     )

@@ -93,12 +93,12 @@ def quantized(
     progress.task(
         f"take ranges from {len(calibration.pixel_values)} images ({calibration.kind}) and {len(tokens.mask)} texts"
     )
+    findings = _Findings.of(checkpoint)
     with watched({name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}) as inputs:
         image = _images(model, calibration.pixel_values)
         text = _texts(model, tokens)
-        pairs = _Pairs.of(checkpoint, image)
+        pairs = _Pairs.of(findings, image)
         fused = pairs.fused(model)
-    findings = _Findings.of(checkpoint)
     switchable = Switchable(model, everything, inputs, scheme)
 
     def image_losses(names: set[str], step: int = 1) -> Losses:
@@ -228,12 +228,10 @@ class _Pairs:
     text_mask: Tensor
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, image: _Images) -> _Pairs:
-        prompts = checkpoint.tokenizer.encode(checkpoint.findings.prompts[:_MOST_PROMPTS], truncate=True)
-        longest = max(2, int(prompts.mask.sum(1).max()))
-        with torch.inference_mode():
-            tokens = checkpoint.model.encode_text(torch.from_numpy(prompts.input_ids)).tokens
-        return cls(image.tokens, tokens[:, :longest], torch.from_numpy(prompts.mask[:, :longest]))
+    def of(cls, findings: _Findings, image: _Images) -> _Pairs:
+        mask = findings.mask[:_MOST_PROMPTS]
+        longest = max(2, int(mask.sum(1).max()))
+        return cls(image.tokens, findings.text.tokens[:_MOST_PROMPTS, :longest], mask[:, :longest])
 
     def fused(self, model: LrclrModel, step: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Local score and region attention of every pair, of one in `step` images."""

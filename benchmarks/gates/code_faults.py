@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
+from lrclr.inference import ScoreCalibration
 from lrclr.text import ClipTokenizer, TokenBatch
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def mask_without_eot(_: ClipTokenizer, batch: TokenBatch) -> TokenBatch:
 
 
 def classifier(name: str, change: Callable[..., Any]) -> Patch:
-    """Change a function with which the classifier computes answers from the graphs' outputs."""
-    whole = getattr(_network, name)
-    return lambda: patch.object(_network, name, lambda *given, **named: change(whole, *given, **named))
+    """Change a function or a method with which the classifier computes answers from the graphs' outputs."""
+    owner = ScoreCalibration if name == "probabilities" else _network
+    whole = getattr(owner, name)
+    return lambda: patch.object(owner, name, lambda *given, **named: change(whole, *given, **named))

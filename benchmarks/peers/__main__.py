@@ -20,13 +20,13 @@ import numpy as np
 
 from benchmarks.measure import alone, environment
 from benchmarks.peers import prepare
-from benchmarks.peers.catalogue import BASELINE, OURS, PEERS, RANDOM, TRAINED, Candidate, missing_flags, processor_flags
+from benchmarks.peers.catalogue import BASELINE, OURS, PEERS, RANDOM, TRAINED, Candidate, missing_flags
 from benchmarks.peers.cold import measure_cold
 from benchmarks.peers.environments import size
 from benchmarks.peers.pages import write_pages
 from benchmarks.peers.quality import wrong
 from benchmarks.peers.rounds import Group, Plan, measure
-from lrclr._processors import processors
+from lrclr._processors import cpu_info, processors
 from lrclr.errors import LrclrError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run(
     Raises:
         LrclrError: the baseline or lrclr cannot be installed.
     """
-    flags = processor_flags()
+    flags = set(cpu_info().get("flags", "").split())
     refused = prepare.environments([*peers, *OURS], plan, _note)
     unavailable = {
         one.name: why

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 BASELINE = "torch eager"
 RANDOM, TRAINED = "vit-b-32", "default"
@@ -229,12 +228,3 @@ def missing_flags(candidate: Candidate, flags: set[str]) -> str:
     if candidate.processor and not flags & set(candidate.processor):
         return f"this processor has none of {', '.join(candidate.processor)}"
     return ""
-
-
-def processor_flags() -> set[str]:
-    """The flags in Linux's ``/proc/cpuinfo``; empty on other systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())

@@ -44,7 +44,8 @@ class _Shown:
     Attributes:
         image, mask: files.
         labelled: whether the image shows the finding.
-        inside: share of the attention on regions whose centre is in the mask; 0 without the finding.
+        touching: share of the attention on regions that the mask touches, as in the pointing game; 0 without the
+            finding.
         probability: of the finding.
         answer: all findings.
     """
@@ -52,7 +53,7 @@ class _Shown:
     image: Path
     mask: Path
     labelled: bool
-    inside: float
+    touching: float
     probability: float
     answer: Prediction
 
@@ -77,20 +78,20 @@ def gallery(dataset: Path, checkpoint: Path, split: str, count: int) -> Image.Im
 
 def _judged(folder: Path, row: dict[str, str], answer: Prediction, bit: int) -> _Shown:
     finding, labelled = answer.finding(FINDINGS[bit]), row[FINDINGS[bit]] == "1"
-    inside = 0.0
+    touching = 0.0
     if labelled:
         mask = _mask(folder / row["mask"], bit)
         for region, attention in zip(answer.regions, finding.region_attention, strict=True):
-            left, top, right, bottom = region.box
-            inside += attention * mask[int((top + bottom) / 2), int((left + right) / 2)]
-    return _Shown(folder / row["image"], folder / row["mask"], labelled, inside, finding.probability, answer)
+            left, top, right, bottom = (round(edge) for edge in region.box)
+            touching += attention * mask[top:bottom, left:right].any()
+    return _Shown(folder / row["image"], folder / row["mask"], labelled, touching, finding.probability, answer)
 
 
 def _chosen(shown: list[_Shown], name: str) -> list[tuple[_Shown, str]]:
-    present = sorted((each for each in shown if each.labelled), key=lambda each: each.inside)
+    present = sorted((each for each in shown if each.labelled), key=lambda each: each.touching)
     least = min(present, key=lambda each: each.probability)
     false = max((each for each in shown if not each.labelled), key=lambda each: each.probability)
-    located = [(each, f"{name}: {each.inside:.0%} inside") for each in (*present[:-3:-1], *present[:2])]
+    located = [(each, f"{name}: {each.touching:.0%} on it") for each in (*present[:-3:-1], *present[:2])]
     return [*located, (least, f"shown, {least.probability:.0%}"), (false, f"not shown, {false.probability:.0%}")]
 
 

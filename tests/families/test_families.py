@@ -282,6 +282,7 @@ def test_siglips_probability_of_a_single_prompt_is_its_sigmoid(siglip: Original)
     np.testing.assert_allclose(answers.probability[:, 1], pair, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_stored_values_keep_the_threshold_of_a_single_prompt(siglip: Original, tmp_path: Path) -> None:
     findings = FindingSet((Finding("Edema", ("edema",), ()), Finding("Fracture", ("fracture",), ("no fracture",))))
     checkpoint = replace(siglip.checkpoint, findings=findings)

@@ -61,7 +61,7 @@ def without_line_numbers(rows: Sequence[Row]) -> list[Row]:
     return [dataclasses.replace(row, line=0) for row in rows]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", pytest.param(".ndjson", marks=pytest.mark.slow)])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(rows=tables())
 def test_rows_are_read_back_unchanged(tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[Row]) -> None:

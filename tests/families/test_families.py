@@ -593,6 +593,7 @@ TOWER_MUTANTS: dict[str, tuple[Callable[..., Original], str, str, Any, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOWER_MUTANTS)
 def test_a_mutant_of_what_a_tower_declares_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -639,6 +640,7 @@ def test_declarations_of_siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert {"change by batch and padding", "cosine"} <= refused_gates(siglip, fixed_length=False)
 
 
+@pytest.mark.slow
 def test_declarations_of_clip(tiny_checkpoint: Checkpoint) -> None:
     clip = Original(load_checkpoint("default"), None, None, None)  # type: ignore[arg-type]
     assert refused_gates(clip, causal=False) == {"change by tokens after EOT"}

@@ -76,6 +76,7 @@ def test_a_module_gives_pytorchs_numbers(
     assert bool(second_traces) == twice
 
 
+@pytest.mark.slow
 def test_the_fusion_head_is_traced_once_and_freed(second_traces: list[object]) -> None:
     """Rules of onnxscript keep the last graph, with the weights of the whole network, unless they are reset."""
     model = init_checkpoint("tiny").model

@@ -206,6 +206,7 @@ def test_sizes_in_the_wrong_order(bundle: Path, sizes: list[int]) -> None:
     _unchanged(bundle, ExportError, "cannot run at the sizes of its profile", AMPERE)
 
 
+@pytest.mark.slow
 def test_single_precision_is_not_taken_for_half(fp32_bundle: Path, tmp_path: Path) -> None:
     """FP16 is requested, but FP32 is built. Other tools do this without a message."""
     folder = bundles.signed(bundles.copied(fp32_bundle, tmp_path / "bundle"), precision="fp16")

@@ -125,7 +125,7 @@ test: lint triton
 	@$(BIN)/pytest -m "not slow and not gpu and not tensorrt" -q -n 3 --dist loadgroup --no-loadscope-reorder
 
 # Some want programs of Debian's or Ubuntu's, and say so where they are not: apt-get install haproxy prometheus
-test-slow: $(STAMP) triton perf-analyzer
+test-slow: $(STAMP) triton perf-analyzer $(BUILD)/ct
 	@$(BIN)/pytest -m "slow" -q -n 2 --dist loadgroup --no-loadscope-reorder --durations 30
 
 # Interpreters that PYTHONS names on the command line or in the environment must be there; the default ones need not.

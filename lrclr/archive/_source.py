@@ -209,7 +209,7 @@ def _below(root: Path, path: str) -> str:
 def _dataset(path: Path, findings: Collection[str]) -> Source:
     from lrclr.datasets import check_columns, read_dataset
 
-    dataset = read_dataset(path, findings=findings, strict=True, check_images=False)
+    dataset = read_dataset(path, findings=findings, strict=True, check_images=False, check_splits=False)
     check_columns(dataset, findings)
     return Source(path.parent, _sorted((_below(path.parent, str(row.image)), row.frame) for row in dataset.rows))
 

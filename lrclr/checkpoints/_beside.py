@@ -50,7 +50,10 @@ def existing(folder: Path, name: str) -> Path:
     """
     file = folder / name
     if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises on names with null bytes
-        raise CheckpointError(f"{folder} has no {name}", fix="Give a complete checkpoint folder.")
+        # As `lrclr train` writes it.
+        inside = folder / "checkpoint"
+        fix = f"Give {inside}." if (inside / name).is_file() else "Give a complete checkpoint folder."
+        raise CheckpointError(f"{folder} has no {name}", fix=fix)
     return file
 
 

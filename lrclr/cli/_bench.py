@@ -29,7 +29,7 @@ class _TargetsFirst(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in self.commands:
-            args = [_MEASURE, *(args or ["--help"])]
+            args = [_MEASURE, *args]
         return super().parse_args(ctx, args)
 
 

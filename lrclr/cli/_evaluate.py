@@ -40,9 +40,13 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write report.json, .md and .html into this folder.")
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Split to evaluate; test, or the only one.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="Split to evaluate; test, or the only one."),
+    ] = None,
     validation_split: Annotated[
-        str, typer.Option("--validation-split", help="Rows to fit thresholds, alpha and calibration on.")
+        str,
+        typer.Option("--validation-split", help="Rows to fit thresholds, alpha and calibration on, or none."),
     ] = "validation",
     validation: Annotated[Path | None, typer.Option("--validation", help="Another dataset to fit on.")] = None,
     against: Annotated[
@@ -260,7 +264,9 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
     from lrclr.evaluation._view import COMPARED, shown
 
     places = {each.name: each for each in evaluation.grounding}
-    table = Table(title=f"{evaluation.model['kind']}, alpha {evaluation.alpha:g}", title_justify="left")
+    split = evaluation.data["split"]
+    title = f"{evaluation.model['kind']}, alpha {evaluation.alpha:g}{f', split {split}' if split else ''}"
+    table = Table(title=title, title_justify="left")
     for column in (
         "finding",
         "with",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from lrclr.engines import EngineOptions
     from lrclr.inference import FileResult
     from lrclr.text import ClipTokenizer, FindingSet
+# Bytes of a heat map's name before its number and its ending; a file system has 255 in all.
+_LONGEST_NAME: Final = 200
 
 
 def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -226,7 +229,10 @@ def _require_folder(folder: Path) -> None:
 
 
 def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
-    """Return the PNG to write for each file. Files of one name in different folders get different PNGs."""
+    """Return the PNG to write for each file. Files of one name in different folders get different PNGs.
+
+    A name that would be too long for the file system is cut.
+    """
     if folder is None:
         return {}
     from lrclr.images._find import HEATMAP_SUFFIX
@@ -238,10 +244,11 @@ def _targets(folder: Path | None, files: list[Path]) -> dict[Path, Path]:
     targets: dict[Path, Path] = {}
     taken: set[str] = set()
     for file in dict.fromkeys(files):
-        stem, number = file.name, 1
+        name = os.fsencode(file.name)[:_LONGEST_NAME].decode(errors="ignore")
+        stem, number = name, 1
         while stem in taken:
             number += 1
-            stem = f"{file.name}-{number}"
+            stem = f"{name}-{number}"
         taken.add(stem)
         targets[file] = folder / f"{stem}{HEATMAP_SUFFIX}"
     return targets

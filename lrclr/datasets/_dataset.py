@@ -16,7 +16,7 @@ from lrclr.datasets._rows import ImageDataset, Row, RowProblem, split_key
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from lrclr.datasets._row_readers import RowReader
 
@@ -35,6 +35,7 @@ def read_dataset(
     strict: bool = False,
     need_report: bool = False,
     check_images: bool = True,
+    check_splits: bool = True,
 ) -> ImageDataset:
     """Read a dataset: ``.csv`` with a header, or ``.jsonl``/``.ndjson`` with one object a line.
 
@@ -62,6 +63,8 @@ def read_dataset(
         strict: refuse a dataset with a bad row, instead of leaving the row out.
         need_report: whether a row without a report is a bad one.
         check_images: whether the image and mask files must exist.
+        check_splits: whether to refuse a dataset with one patient in several splits. Rows whose files do not exist
+            count, too.
 
     Returns:
         The good rows, and the reason for each bad one. Its findings are the label columns, then those that only
@@ -69,7 +72,7 @@ def read_dataset(
 
     Raises:
         UsageError: the file cannot be read, is not a dataset, has an unknown column or key, has no usable row, or has
-            one patient in several splits.
+            one patient in several splits while `check_splits`.
         LrclrError: it has a bad row while `strict`.
     """
     path = Path(path)
@@ -81,6 +84,7 @@ def read_dataset(
     checks = _Checks(need_report=need_report, check_images=check_images, has_nul=has_nul)
     rows: list[Row] = []
     problems: list[RowProblem] = []
+    splits: defaultdict[str, set[str]] = defaultdict(set)
     with text_lines(path) as lines:
         reader: RowReader = (
             JsonRows(path, folder, lines, findings)
@@ -90,7 +94,10 @@ def read_dataset(
         for line, row in reader.rows():
             if isinstance(row, BadRowError):
                 problems.append(RowProblem(line, str(row)))
-            elif problem := checks.problem(row):
+                continue
+            if row.patient and row.split:
+                splits[row.patient].add(split_key(row.split))
+            if problem := checks.problem(row):
                 problems.append(RowProblem(line, problem, row.split))
             else:
                 rows.append(row)
@@ -103,7 +110,8 @@ def read_dataset(
             f"{path} has no row that can be used",
             why=f"all {len(problems)} are bad; the first is line {problems[0].line}: {problems[0].text}",
         )
-    _check_leak(path, rows)
+    if check_splits:
+        _check_leak(path, splits)
     names = reader.names
     return ImageDataset(path, tuple(rows), names.spellings, tuple(problems), digest, names.unknown)
 
@@ -185,11 +193,8 @@ def _digest(path: Path) -> tuple[str, bool]:
     return digest.hexdigest(), has_nul
 
 
-def _check_leak(path: Path, rows: Iterable[Row]) -> None:
-    splits: defaultdict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        if row.patient and row.split:
-            splits[row.patient].add(split_key(row.split))
+def _check_leak(path: Path, splits: Mapping[str, set[str]]) -> None:
+    """Raise UsageError if a patient is in several splits. `splits` are those of each patient."""
     leaks = [names for names in splits.values() if len(names) > 1]
     if leaks:
         names = sorted(set().union(*leaks))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lrclr.errors import LrclrError
+from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,7 @@ __all__ = [
 PRESENT: Final = 1
 ABSENT: Final = 0
 UNCERTAIN: Final = -1
+USUAL_SPLITS: Final = ("train", "validation", "test")
 _SPLITS: Final = {"valid": "validation", "val": "validation"}
 
 
@@ -139,9 +141,28 @@ class ImageDataset:
             problems=tuple(each for each in self.problems if each.split is None or split_key(each.split) in keys),
         )
 
-    def only_or_all(self, name: str) -> ImageDataset:
-        """The dataset with the rows of one split, or the whole dataset if no row has this split."""
-        return self.only(name) if split_key(name) in self.splits else self
+    def only_or_all(self, name: str, *, fix: str) -> ImageDataset:
+        """The dataset with the rows of one split, or the whole dataset if its rows have no split or all the same.
+
+        Raises:
+            UsageError: its rows are of several splits, and none of them is this one.
+        """
+        if split_key(name) in self.splits:
+            return self.only(name)
+        if len(self.splits) > 1:
+            raise self.no_split(name, fix=fix)
+        return self
+
+    def no_split(self, name: str, *, fix: str) -> UsageError:
+        """The error that no row is of a split; `fix` is what the user can do."""
+        there = [each for each in self.splits.values() if each]
+        return UsageError(f"{self.path} has no split {name!r}", why=f"it has {', '.join(there) or 'none'}", fix=fix)
+
+    def unused(self, *used: str) -> str:
+        """Which rows are neither of these splits nor of one of the usual names; "" if there are none."""
+        keys = {split_key(name) for name in (*used, *USUAL_SPLITS)}
+        counts = Counter(row.split for row in self.rows if split_key(row.split) not in keys)
+        return ", ".join(f"{count} of {repr(name) if name else 'no split'}" for name, count in counts.items())
 
 
 def split_key(name: str) -> str:

@@ -218,7 +218,7 @@ def evaluate_scores(
         settings["published"] = {"source": preset.source, "auroc": dict(preset.published)}
     evaluation = Evaluation(
         model=describe(scores),
-        data=_data(scores, fitting, selection, dataset, validation, options),
+        data=_data(scores, fitting, selection, dataset, validation),
         settings=settings,
         environment=_environment(),
         alpha=scores.alpha,
@@ -241,7 +241,6 @@ def _data(
     selection: Selection,
     dataset: ImageDataset,
     validation: ImageDataset | None,
-    options: EvaluationOptions,
 ) -> dict[str, Any]:
     data: dict[str, Any] = {
         "manifest_sha256": dataset.sha256,
@@ -255,7 +254,7 @@ def _data(
     if fitting is not None:
         data["validation"] = {
             "manifest_sha256": (validation or dataset).sha256,
-            "split": options.validation_split,
+            "split": selection.validation_split,
             "images": len(fitting),
             "unreadable": len(fitting.failures),
         }

@@ -12,6 +12,7 @@ from lrclr.errors import UsageError
 from lrclr.evaluation import _metrics as metrics
 from lrclr.evaluation._bootstrap import Ranking, decisions, estimate, mean_of, resampled
 from lrclr.evaluation._delong import auroc_interval, mean_interval, placements
+from lrclr.evaluation._platt import LEAST_IMAGES
 from lrclr.evaluation._result import Estimate, FindingQuality, MeanQuality
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def fitted(
         alpha: weight of the local score, or None to fit it.
 
     Returns:
-        The scores with the alpha in effect; its origin: "given", "validation" or "model"; the sweep.
+        The scores with the alpha in effect; its origin: "given", "validation", or "model" also where no finding has
+        `LEAST_IMAGES` validation images with it and without it; the sweep.
 
     Raises:
         UsageError: the alpha cannot be used with this model.
@@ -47,11 +49,16 @@ def fitted(
     if alpha is not None:
         check_alpha(alpha, trained=scores.fusion_trained)
         return replace(scores, alpha=alpha), "given", sweep
-    if sweep and scores.fusion_trained:
+    if sweep and validation is not None and scores.fusion_trained and _has_enough(validation):
         # Of equal ones the lowest, which relies more on the pretrained global score.
         best = max(sweep, key=lambda point: (point[1], -point[0]))
         return replace(scores, alpha=best[0]), "validation", sweep
     return scores, "model", sweep
+
+
+def _has_enough(validation: Scores) -> bool:
+    counts = [(validation.labels == truth).sum(0) for truth in (0, 1)]
+    return bool((np.minimum(*counts) >= LEAST_IMAGES).any())
 
 
 def check_alpha(alpha: float, *, trained: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lrclr.datasets import SKIP, check_apart, check_columns, raise_bad_rows, split_key
 from lrclr.datasets._columns import is_known
+from lrclr.datasets._rows import USUAL_SPLITS
 from lrclr.errors import UsageError
 from lrclr.text import FindingSet, finding_key
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Selection", "check_rows", "select"]
 
-_TEST = "test"
+_TRAIN, _VALIDATION, _TEST = USUAL_SPLITS
+_NONE = "none"
+_CHOOSE, _CHOOSE_VALIDATION = "Choose one with --split.", "Choose one with --validation-split."
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ class Selection:
 
     Attributes:
         split: name of the split; "" for the rows without a split.
+        validation_split: name of the split to fit on; "" for the rows without a split, and if there is none.
         rows: rows to compute the figures from.
         problems: rows of that split that cannot be used.
         validation: rows to fit thresholds, alpha and calibration on; may be empty.
         findings: the requested findings for which the dataset has labels.
         not_labelled: the requested findings for which it has none.
         not_asked: findings that the dataset declares and that are neither requested nor of a public data set.
+        unused: number and split of rows of unusual splits that are not used, as a text; may be empty.
         unlabelled_places: for each finding, the number of rows with a mask or box but without a label.
     """
 
@@ -42,7 +47,9 @@ class Selection:
     validation: tuple[Row, ...]
     findings: FindingSet
     not_labelled: tuple[str, ...]
+    validation_split: str = ""
     not_asked: tuple[str, ...] = ()
+    unused: str = ""
     unlabelled_places: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -59,12 +66,13 @@ def select(
     Args:
         dataset: dataset to evaluate on.
         asked: requested findings. Names are compared with the dataset's by `finding_key`.
-        split: split to evaluate; by default "test", or the only split of the dataset.
-        validation_split: split to fit on, unless it is the evaluated one or does not exist.
-        validation: another dataset to fit on: its `validation_split`, or all rows if it has no such split.
+        split: split to evaluate; by default "test", or the only split beside the one to fit on, but not "train".
+        validation_split: split to fit on, unless it is the evaluated one. Only "validation" need not exist; "none" for
+            no fit.
+        validation: another dataset to fit on: its `validation_split`, or all rows if they have no split or the same.
 
     Raises:
-        UsageError: the split does not exist; model and dataset have no finding in common; a column is not a finding;
+        UsageError: a split does not exist; model and dataset have no finding in common; a column is not a finding;
             or an image or a patient is in both the rows to fit on and those to evaluate.
     """
     chosen, evaluated, fitted = _parts(dataset, split, validation_split, validation)
@@ -86,7 +94,18 @@ def select(
     wanted = {finding_key(name) for name in asked.names}
     places = _unlabelled_places(rows, wanted)
     unasked = tuple(name for name in dataset.findings if finding_key(name) not in wanted and not is_known(name))
-    return Selection(chosen, rows, problems, fitted.rows, FindingSet(kept), missing, unasked, places)
+    return Selection(
+        chosen,
+        rows,
+        problems,
+        fitted.rows,
+        FindingSet(kept),
+        missing,
+        validation_split=fitted.rows[0].split if fitted.rows else "",
+        not_asked=unasked,
+        unused=dataset.unused(chosen, validation_split),
+        unlabelled_places=places,
+    )
 
 
 def check_rows(
@@ -102,7 +121,7 @@ def check_rows(
 
     Raises:
         LrclrError: a row cannot be used.
-        UsageError: the split does not exist.
+        UsageError: a split does not exist.
     """
     _, *parts = _parts(dataset, split, validation_split, validation)
     for table in dict.fromkeys(str(part.path) for part in parts):
@@ -117,12 +136,16 @@ def _parts(
 ) -> tuple[str, ImageDataset, ImageDataset]:
     """The name of the split to evaluate, its rows, and those to fit on. The arguments are those of `select`."""
     chosen = _split(dataset, split, validation_split)
-    if validation is not None:
-        fitted = validation.only_or_all(validation_split)
+    if split_key(validation_split) == _NONE:
+        fitted = dataset.only()
+    elif validation is not None:
+        fitted = validation.only_or_all(validation_split, fix=_CHOOSE_VALIDATION)
     elif split_key(chosen) == split_key(validation_split):
         fitted = dataset.only()
-    else:
+    elif split_key(validation_split) in {_VALIDATION, *dataset.splits}:
         fitted = dataset.only(validation_split)
+    else:
+        raise dataset.no_split(validation_split, fix=_CHOOSE_VALIDATION)
     return chosen, dataset.only(chosen), fitted
 
 
@@ -138,22 +161,16 @@ def _unlabelled_places(rows: Sequence[Row], wanted: set[str]) -> dict[str, int]:
 def _split(dataset: ImageDataset, split: str | None, validation_split: str) -> str:
     """The split to evaluate, as the dataset spells it."""
     there = dataset.splits
-    names = tuple(there.values())
     if split is not None:
         if split_key(split) not in there:
-            raise _no_split(f"the dataset has no split {split!r}", names)
+            raise dataset.no_split(split, fix=_CHOOSE)
         return there[split_key(split)]
     if _TEST in there:
         return there[_TEST]
-    others = [name for key, name in there.items() if key != split_key(validation_split)] or list(names)
-    if len(others) > 1:
-        raise _no_split("the dataset has no split 'test'", names)
-    return others[0] if others else ""
-
-
-def _no_split(what: str, there: tuple[str, ...]) -> UsageError:
-    named = [name for name in there if name]
-    return UsageError(what, why=f"it has {', '.join(named) or 'none'}", fix="Choose one with --split.")
+    others = [key for key in there if key != split_key(validation_split)] or list(there)
+    if len(others) > 1 or (others == [_TRAIN] and len(there) > 1):
+        raise dataset.no_split(_TEST, fix=_CHOOSE)
+    return there[others[0]] if others else ""
 
 
 def _of_problems(problems: Sequence[RowProblem]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from lrclr.evaluation._platt import LEAST_IMAGES
 from lrclr.reports import Estimate, fixed, spanned
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def notes_of(run: EvaluationRun) -> Iterator[str]:
     if selection.problems:
         first = selection.problems[0]
         yield f"{len(selection.problems)} rows of the dataset were left out; line {first.line}: {first.text}"
+    if selection.unused:
+        yield f"rows of other splits are not used: {selection.unused}"
     for name, count in selection.unlabelled_places.items():
         yield f"{count} rows have a mask or box of {name} and no label of it: it does not count there"
     copies = len(run.scores) - len(set(run.scores.image.tolist()))
@@ -75,11 +78,19 @@ def notes_of(run: EvaluationRun) -> Iterator[str]:
             yield f"the AUROC of {each.name} is below 0.5: check that 1 means present and that no columns are swapped"
     for name, count in evaluation.settings["resamples_without_a_class"].items():
         yield f"{name}: {count} resamples lacked a class and were skipped"
+    yield from _notes_of_fit(evaluation)
+
+
+def _notes_of_fit(evaluation: Evaluation) -> Iterator[str]:
     if not evaluation.model["fusion_trained"]:
         yield "the fusion head is not trained: alpha = 0, and region attention has no meaning"
     if "validation" not in evaluation.data:
         yield "there are no validation images: no threshold and no calibration were fitted"
         return
+    if evaluation.alpha_from == "validation":
+        yield f"fitted on validation: alpha {evaluation.alpha:g}"
+    elif evaluation.alpha_from == "model" and evaluation.model["fusion_trained"]:
+        yield f"not fitted: alpha: no finding has {LEAST_IMAGES} validation images with it and {LEAST_IMAGES} without"
     for name, scale, bias in calibration_rows(evaluation):
         yield f"fitted on validation, {name}: scale {scale}, bias {bias}"
     for text in refusals(evaluation):

@@ -127,7 +127,10 @@ def _refuse_truncated() -> None:
 
 def _select(image: ImageFile.ImageFile, frame: int | None) -> None:
     if frame is None and getattr(image, "is_animated", False):
-        raise ImageError(f"the file has {_frame_count(image)} frames", fix="Choose one, counted from 0, with frame=")
+        raise ImageError(
+            f"the file has {_frame_count(image)} frames",
+            fix="Choose one with --frame (in Python frame=), counted from 0.",
+        )
     if frame:
         try:
             image.seek(frame)

@@ -11,7 +11,7 @@ import numpy as np
 from lrclr.budget import CACHE_BYTES
 from lrclr.bundle import Bundle
 from lrclr.errors import FindingsError, ImageError, LrclrError, UsageError
-from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches, is_one_image
+from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches, require_list
 from lrclr.inference._ensemble import averaged, of_each
 from lrclr.inference._features import ImageFeatures
 from lrclr.inference._model_spec import ModelSpec
@@ -331,8 +331,7 @@ class ZeroShotClassifier:
         self, images: Sequence[ImageSource], *, frame: int | None, exact: bool, batch_size: int
     ) -> Iterator[list[DecodedImage]]:
         """Read images in batches, and raise the first error with the image's position."""
-        if is_one_image(images):
-            raise UsageError("one image was given instead of a list of images", fix="Write [image].")
+        require_list(images)
         position = 0
         for batch in decoded_batches(images, self.spec.preprocess, batch_size=batch_size, frame=frame, exact=exact):
             decoded = []

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lrclr._prefetch import batches_ahead
 from lrclr.budget import reading
+from lrclr.errors import LrclrError, UsageError
 from lrclr.images import ReadLimits, ReducedImage, read_for_model
 from lrclr.preprocessing import preprocess
 
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lrclr.errors import LrclrError
     from lrclr.preprocessing import PreprocessSpec
 
-__all__ = ["BATCH_SIZE", "DecodedImage", "ImageSource", "decoded_batches", "is_one_image"]
+__all__ = ["BATCH_SIZE", "DecodedImage", "ImageSource", "decoded_batches", "require_list"]
 
 BATCH_SIZE = 8
 """Images that the image encoder takes at once, unless the caller says otherwise."""
@@ -96,7 +96,13 @@ def decoded_batches(
     yield from batches_ahead(sources, decode, batch_size=batch_size, workers=workers)
 
 
-def is_one_image(images: object) -> bool:
+def require_list(images: object) -> None:
+    """Raise UsageError for one image instead of a list."""
+    if _is_one_image(images):
+        raise UsageError("one image was given instead of a list of images", fix="Write [image].")
+
+
+def _is_one_image(images: object) -> bool:
     """Whether this is an image source, and not a sequence of them."""
     if isinstance(images, np.ndarray):
         return images.ndim < 3 or (images.ndim == 3 and images.shape[2] in {1, 3, 4})

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lrclr.datasets import PRESENT, UNCERTAIN, RowProblem, check_apart, check_columns, split_key
+from lrclr.datasets import PRESENT, UNCERTAIN, RowProblem, check_apart, check_columns
 from lrclr.errors import FindingsError, UsageError
 from lrclr.training._texts import whole_text
 
@@ -48,7 +47,7 @@ def choose_rows(
     """Choose rows for training and validation, and leave out those without a text or label.
 
     In a dataset without splits all rows are for training. If `validation` is given, its rows of split "validation", or
-    all if it has none, are the validation rows.
+    all if they have no split or the same one, are the validation rows.
 
     Args:
         dataset: the dataset.
@@ -67,19 +66,15 @@ def choose_rows(
         judged = dataset.only("validation").rows
         problems = [*dataset.only(trained, "validation").problems]
     else:
-        judging = validation.only_or_all("validation")
+        judging = validation.only_or_all("validation", fix="Write validation there, or leave the column out.")
         judged = judging.rows
         problems = [*dataset.only(trained).problems, *judging.problems]
     check_apart(
         training, judged, what="to validate on {} trained on as well", fix="Take them out of one of the two parts."
     )
     notes: list[str] = []
-    if unused := Counter(
-        row.split for row in dataset.rows if split_key(row.split) not in ("train", "validation", "test")
-    ):
-        named = ", ".join(f"{count} of {'no split' if not name else repr(name)}" for name, count in unused.items())
-        if training and any(row.split for row in training):
-            notes.append(f"rows of other splits are not used: {named}")
+    if trained and (unused := dataset.unused()):
+        notes.append(f"rows of other splits are not used: {unused}")
     kept, texts, cut = _readable(training, tokenizer, problems)
     with_text, said, _ = _readable(judged, tokenizer, [])
     known = {id(row) for row in with_text}

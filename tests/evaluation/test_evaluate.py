@@ -88,9 +88,8 @@ def test_figures_are_computed_from_the_scores(evaluated: EvaluationRun) -> None:
             assert estimate.low is not None
             assert estimate.high is not None
             assert estimate.low <= estimate.value <= estimate.high
-    assert evaluation.alpha_from == "validation"
-    best = max(area for _, area in evaluation.alpha_sweep)
-    assert dict(evaluation.alpha_sweep)[evaluation.alpha] == best
+    # Fourteen validation images are too few to fit alpha.
+    assert (evaluation.alpha, evaluation.alpha_from) == (bundles.ALPHA, "model")
     assert evaluation.settings["resampled"] == "patients"
     assert evaluation.data["patients"] == 13
     assert [each.name for each in evaluation.grounding] == ["Edema", "Pneumothorax", "mean"]
@@ -128,6 +127,15 @@ def test_json_has_all_figures_and_no_path(evaluated: EvaluationRun, data: ImageD
     assert content["data"]["manifest_sha256"] == data.sha256
     for secret in (str(data.path.parent), "patient1", ".png"):
         assert secret not in text
+
+
+def test_alpha_is_the_best_on_enough_validation_images(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
+    options = replace(OPTIONS, split="validation", validation_split="test")
+    evaluation = evaluate(classifier, data, options).evaluation
+    assert evaluation.alpha_from == "validation"
+    assert evaluation.data["validation"]["split"] == "test"
+    best = max(area for _, area in evaluation.alpha_sweep)
+    assert dict(evaluation.alpha_sweep)[evaluation.alpha] == best
 
 
 def test_without_validation_nothing_is_fitted(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
@@ -187,6 +195,36 @@ def test_splits_are_found_or_chosen(data: ImageDataset) -> None:
         select(three, asked)
     with pytest.raises(UsageError, match=r"nothing in common.*model has Cyst.*dataset has edema"):
         select(data, FindingSet.from_names(["Cyst"]))
+
+
+def test_training_rows_are_not_evaluated_unless_asked(data: ImageDataset) -> None:
+    asked = FindingSet.from_names(["edema"])
+    rows = tuple(replace(row, split="train" if row.split == "test" else row.split) for row in data.rows)
+    with pytest.raises(UsageError, match=r"no split 'test'.*--split"):
+        select(replace(data, rows=rows), asked)
+    assert len(select(replace(data, rows=rows), asked, split="train").rows) == 26
+
+
+def test_rows_of_unusual_splits_are_counted(data: ImageDataset) -> None:
+    names = {2: "Testing", 3: ""}
+    rows = tuple(replace(row, split=names.get(row.line, row.split)) for row in data.rows)
+    chosen = select(replace(data, rows=rows), FindingSet.from_names(["edema"]))
+    assert chosen.unused == "1 of 'Testing', 1 of no split"
+
+
+def test_rows_to_fit_on_are_never_of_another_split(data: ImageDataset) -> None:
+    asked = FindingSet.from_names(["edema"])
+    with pytest.raises(UsageError, match=r"no split 'holdout'.*--validation-split"):
+        select(data, asked, validation_split="holdout")
+    assert select(data, asked, validation_split="none").validation == ()
+    test, own = data.only("test"), data.only("validation")
+    several = replace(own, rows=tuple(replace(row, split=f"s{row.line % 2}") for row in own.rows))
+    with pytest.raises(UsageError, match=r"no split 'validation'.*it has s"):
+        select(test, asked, validation=several)
+    for name in ("dev", ""):
+        one = replace(own, rows=tuple(replace(row, split=name) for row in own.rows))
+        chosen = select(test, asked, validation=one)
+        assert (chosen.validation_split, len(chosen.validation)) == (name, 14)
 
 
 def test_rows_without_a_split_are_apart_from_the_validation_rows(data: ImageDataset) -> None:

@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from lrclr.errors import LrclrError, UsageError
+from lrclr.inference._decoding import require_list
 from lrclr.triton.client import _wire as wire
 from lrclr.triton.client._base import BaseClient
 from lrclr.triton.client._options import Deadline
@@ -83,7 +84,8 @@ class AsyncClient(BaseClient):
         sr: bool = False,
     ) -> Reply:
         """As `Client.ask`."""
-        if not images:
+        require_list(images)
+        if len(images) == 0:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
         files = [await asyncio.to_thread(wire.encoded, image) for image in images]
@@ -96,7 +98,8 @@ class AsyncClient(BaseClient):
         self, images: Sequence[ImageSource], *, frame: int | None = None, exact: bool = False
     ) -> NDArray[np.float32]:
         """As `Client.embed_images`."""
-        if not images:
+        require_list(images)
+        if len(images) == 0:
             raise UsageError("embed_images got an empty list of images")
         return wire.embedding_of(await self.ask(images, frame=frame, exact=exact, embedding=True))
 
@@ -127,6 +130,7 @@ class AsyncClient(BaseClient):
         Raises:
             ServerUnavailableError, ServerError: an error that does not depend on the image ends the stream.
         """
+        require_list(images)
         if concurrency < 1:
             raise UsageError("the concurrency of a stream must be at least 1")
         running: list[asyncio.Task[Prediction | LrclrError]] = []

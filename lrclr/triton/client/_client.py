@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from lrclr.errors import ServerUnavailableError, UsageError
+from lrclr.inference._decoding import require_list
 from lrclr.triton.client import _wire as wire
 from lrclr.triton.client._base import BaseClient
 from lrclr.triton.client._options import Deadline
@@ -116,7 +117,8 @@ class Client(BaseClient):
             embedding: whether the server returns the embeddings of the images.
             sr: whether the server makes a DICOM structured report of each image, which must be a DICOM file.
         """
-        if not images:
+        require_list(images)
+        if len(images) == 0:
             return wire.Reply([], [], "")
         deadline = Deadline(self.options)
         files = [wire.encoded(image) for image in images]
@@ -136,7 +138,8 @@ class Client(BaseClient):
 
         Raises the errors of `predict`.
         """
-        if not images:
+        require_list(images)
+        if len(images) == 0:
             raise UsageError("embed_images got an empty list of images")
         return wire.embedding_of(self.ask(images, frame=frame, exact=exact, embedding=True))
 

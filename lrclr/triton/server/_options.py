@@ -87,6 +87,11 @@ class ServeOptions:
             require_digest(self.expect)
 
     @property
+    def asked_ports(self) -> list[int]:
+        """The ports for gRPC, HTTP and metrics; 0, any free one, for what is switched off: it is not listened on."""
+        return [self.grpc_port, self.http_port if self.http else 0, self.metrics_port if self.metrics else 0]
+
+    @property
     def local(self) -> bool:
         """Whether only this machine can reach it."""
         address = ip_address(self.address)

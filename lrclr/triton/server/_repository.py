@@ -104,7 +104,7 @@ class ServedRepository:
             configs[model] = _checked(model, text, is_classifier=is_classifier, instances=self._instances)
         for model, text in self._configs.items():
             # All versions of a model share one configuration.
-            if configs[model] != text:
+            if _without_warmup(configs[model]) != _without_warmup(text):
                 raise ServerError(
                     "the new bundle cannot take over in a running server",
                     why=f"the configuration of {model} differs: other sizes, another --max-batch, or lrclr tune",
@@ -125,7 +125,7 @@ class ServedRepository:
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise ServerError("the server's model repository cannot be written", why=error.strerror) from error
-        self._configs = configs
+        self._configs = self._configs or configs
         self._folders[version] = folder
         self._sources[version] = bundle.manifest.names.version
         return version
@@ -171,7 +171,7 @@ class ServedRepository:
         """Write the files that all versions share.
 
         The warm-up files of the first bundle are kept, since Triton would load every version again if they changed.
-        Only their shapes matter, which are part of the configuration.
+        Only their shapes matter. They are part of the configuration, and other findings may have others.
         """
         for model, text in configs.items():
             if (bundle / model / "warmup").is_dir():
@@ -213,6 +213,16 @@ def _checked(model: str, text: str, *, is_classifier: bool, instances: int | Non
             group.count = instances
         return str(text_format.MessageToString(config))
     return text
+
+
+def _without_warmup(text: str) -> str:
+    """A configuration that was checked, without the shapes of its warm-up."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    config.ClearField("model_warmup")
+    return str(text_format.MessageToString(config))
 
 
 def _refused(model: str, why: str) -> ServerError:

@@ -252,7 +252,7 @@ class TritonServer:
         self._repository = ServedRepository(self._claim.folder, names, instances=options.instances)
         self._require_backend()
         self._repository.publish(self._repository.prepare(self._bundle), names.all)
-        ports = free_ports(options.address, [options.grpc_port, options.http_port, options.metrics_port])
+        ports = free_ports(options.address, options.asked_ports)
         host = self._reachable()
         self.grpc = f"{host}:{ports[0]}"
         self.http = f"{host}:{ports[1]}" if options.http else None

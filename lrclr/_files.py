@@ -18,7 +18,7 @@ from lrclr._signals import stop_signals_raise
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 # Errors of a disk that is full, read-only or broken. Any other error that a block raises is passed on unchanged.
 _WRITE_FAILURES = frozenset(
@@ -157,9 +157,19 @@ def check_replaceable(target: Path, expected: Collection[str], *, overwrite: boo
         raise UsageError(f"{target} exists already", fix="Choose another folder, or add --overwrite.")
 
 
+def check_not_input(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise UsageError if a file to write is one of the files to read."""
+    if output.exists() and any(each.exists() and each.samefile(output) for each in inputs):
+        raise UsageError(f"{output} is one of the files to read", fix="Choose another name for the output.")
+
+
 def check_is_folder(folder: Path) -> None:
     """Raise UsageError if a path exists and is not a folder; a link to a folder is not a folder."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+    if folder.is_symlink():
+        raise UsageError(
+            f"{folder} cannot be written to", why="it is a link", fix="Give the folder to which it leads, or remove it."
+        )
+    if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} cannot be written to", why="it exists and is not a folder")
 
 

@@ -214,7 +214,7 @@ def test_a_folder_of_a_faster_process_is_kept(tmp_path: Path) -> None:
 def test_a_link_is_not_followed(target: Path) -> None:
     link = target.with_name("link")
     link.symlink_to(target)
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(UsageError, match="it is a link"):
         write(link, "new")
     link.unlink()
     assert contents(target.parent) == OLD

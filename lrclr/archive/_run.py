@@ -22,7 +22,7 @@ from lrclr._signals import stop_signals_raise
 from lrclr.archive._decode import Decoder
 from lrclr.archive._encode import Encoder
 from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
-from lrclr.archive._settings import Settings
+from lrclr.archive._settings import UNFINISHED_FILE, Settings
 from lrclr.archive._source import Source, open_source
 from lrclr.engines import EngineOptions
 from lrclr.errors import LrclrError, MissingExtraError, UsageError
@@ -97,6 +97,8 @@ def score(
     with _exclusive_lock(folder), stop_signals_raise():
         settings = settings.settled(folder, rescore=options.rescore)
         settings.write(folder)
+        unfinished = folder / UNFINISHED_FILE
+        unfinished.touch()
         for left in folder.glob(_PARTIAL):
             left.unlink(missing_ok=True)
         decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact, options.refuse)
@@ -110,6 +112,7 @@ def score(
                 collector.save()
             error.add_note(f"kept {survey.kept + collector.saved} rows; run again to go on")
             raise
+        unfinished.unlink(missing_ok=True)
     return ScoreSummary(
         images=len(images.items),
         scored=collector.scored,

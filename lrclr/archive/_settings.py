@@ -18,6 +18,8 @@ __all__ = ["SCHEMA_VERSION", "Settings"]
 
 SCHEMA_VERSION: Final = 3
 RUN_FILE: Final = "_run.json"
+# In a folder of scores while a run writes to it, and after a run that did not end.
+UNFINISHED_FILE: Final = "_unfinished"
 _IN_WORDS: Final = {
     "exact": "way of reading (--exact)",
     "graph_engine": "graph engine",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from lrclr.errors import UsageError
 from lrclr.file_names import name_of, path_of
@@ -214,6 +215,12 @@ def _dataset(path: Path, findings: Collection[str]) -> Source:
     return Source(path.parent, _sorted((_below(path.parent, str(row.image)), row.frame) for row in dataset.rows))
 
 
+def _whole(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else int(value) if value.is_integer() else value
+
+
 def _parquet(path: Path) -> Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -226,7 +233,8 @@ def _parquet(path: Path) -> Source:
         wanted = [name, *(["frame"] if "frame" in columns else [])]
         table = pq.read_table(path, columns=wanted, partitioning=None)
         names = table[name].to_pylist()
-        frames = table["frame"].to_pylist() if "frame" in columns else [None] * len(names)
+        # pandas writes whole numbers with gaps as floats.
+        frames = [_whole(each) for each in table["frame"].to_pylist()] if "frame" in columns else [None] * len(names)
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path} cannot be read", why="it is not a Parquet file, or damaged") from error
     for number, (each, frame) in enumerate(zip(names, frames, strict=True), 1):

@@ -62,12 +62,16 @@ def dataset(  # noqa: PLR0913, PLR0917 - one parameter an option
     given |= {"section": Path(section)} if section else {}
     for name in sorted(name for name, value in given.items() if value is not None and name not in _OPTIONS[kind]):
         raise UsageError(f"--{name} is not an option of {kind}")
+    from lrclr._files import check_not_input
     from lrclr.datasets import write_dataset
+    from lrclr.datasets._chexpert import TABLES
     from lrclr.datasets._dataset import SKIP, check_format, raise_bad_rows
 
     check_format(output)
     if output.exists() and not overwrite:
         raise UsageError(f"{output} already exists", fix="Choose another name, or add --overwrite.")
+    given_tables = [*sources, *(file for file in (labels, splits, metadata) if file is not None)]
+    check_not_input(output, [file for path in given_tables for file in (path, *(path / name for name in TABLES))])
     with console_progress() as progress:
         progress.task(f"read {', '.join(str(source) for source in sources)}")
         if kind == "mimic-cxr":

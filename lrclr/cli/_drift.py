@@ -45,14 +45,15 @@ def drift(  # noqa: PLR0913, PLR0917 - one parameter an option
     Exit code 3: there is drift, which is a difference that is significant and beyond its limit.
     """
     require_drift()
+    from lrclr._files import check_not_input, write_whole
     from lrclr.drift import DriftOptions, compare, read_collection
     from lrclr.drift import html as page
 
+    if html is not None:
+        check_not_input(html, [file for path in (reference, current) for file in (path, *path.glob("*"))])
     options = DriftOptions(level, limit, rate_limit, embedding_limit)
     report = compare(read_collection(reference), read_collection(current), options)
     if html is not None:
-        from lrclr._files import write_whole
-
         write_whole(html, page(report).encode())
     if as_json:
         print_json(report.to_dict(), indent=1)

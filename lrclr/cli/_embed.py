@@ -49,8 +49,9 @@ def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     if bool(images) == (texts is not None):
         raise UsageError("give either images or --texts FILE")
+    from lrclr._files import check_not_input
     from lrclr.auto import open_model
-    from lrclr.embedding import EmbedOptions, check_not_input, write_image_embeddings, write_text_embeddings
+    from lrclr.embedding import EmbedOptions, write_image_embeddings, write_text_embeddings
     from lrclr.images import describe_passed_over, find_images
 
     options = EmbedOptions(cast("Any", dtype), regions, frame, exact, batch_size)

@@ -109,9 +109,13 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.cli._findings import load_findings
     from lrclr.datasets import read_dataset
     from lrclr.evaluation import EvaluationOptions, is_scores, save_scores, store
+    from lrclr.evaluation._reports import REPORTS, report_json, save_reports
     from lrclr.evaluation._store import check_storable
     from lrclr.inference import ScoreCalibration
+    from lrclr.reports import check_report_folder
 
+    if output is not None:
+        check_report_folder(output, REPORTS)
     models = (*members, *([against] if against else []))
     reading = _reading([path for path in models if not is_bundle(path) and not is_scores(path)], heads, activation, key)
     options = EvaluationOptions(
@@ -145,15 +149,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     if scores is not None:
         save_scores(judged.scores, scores)
     evaluation = judged.evaluation
-    if as_json:
-        from lrclr.evaluation._reports import report_json
-
-        print_utf8(report_json(evaluation, comparison))
-    else:
-        _print(evaluation, comparison)
     if output is not None:
-        from lrclr.evaluation._reports import save_reports
-
         examples = _examples(judged, model, preset, server=server, **runner)
         save_reports(output, evaluation, comparison, examples)
     if keep:
@@ -166,6 +162,12 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
             score_bias=present.bias if bias is None else bias,
             finding_calibration=evaluation.finding_calibration,
         )
+    # Last, since stdout may be closed.
+    if as_json:
+        print_utf8(report_json(evaluation, comparison))
+    else:
+        _print(evaluation, comparison)
+    if keep:
         note(f"{model}: stored the fitted values; the thresholds above are for them")
     _notes(judged, output)
 

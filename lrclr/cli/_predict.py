@@ -73,7 +73,8 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Prints the probability of each finding and the image regions that support it.
 
-    A file that cannot be read or is refused is reported, the other files are predicted, and the exit code is 1.
+    A file that cannot be read or is refused is reported, the other files are predicted, and the exit code is 1. If one
+    does not exist, nothing is predicted, and the exit code is 2.
     """
     if as_json and as_csv:
         raise UsageError("--json and --csv cannot be used together")

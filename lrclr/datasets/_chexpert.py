@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chexpert_places", "import_chexpert"]
 
-_NAMES: Final = ("train.csv", "valid.csv", "test.csv", "groundtruth.csv", "test_labels.csv")
+TABLES: Final = ("train.csv", "valid.csv", "test.csv", "groundtruth.csv", "test_labels.csv")
 _SPLITS: Final = {
     "train": "train",
     "valid": "validation",
@@ -90,9 +90,9 @@ def chexpert_places(name: str, root: Path) -> Iterator[Path]:
 def _tables(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
-    found = [source / name for name in _NAMES if (source / name).is_file()]
+    found = [source / name for name in TABLES if (source / name).is_file()]
     if not found:
-        raise UsageError(f"{source} has no table of CheXpert", why=f"looked for {', '.join(_NAMES)}")
+        raise UsageError(f"{source} has no table of CheXpert", why=f"looked for {', '.join(TABLES)}")
     return found
 
 

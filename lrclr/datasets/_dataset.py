@@ -135,7 +135,7 @@ def raise_bad_rows(source: str, problems: Sequence[RowProblem], good: int, *, fi
         LrclrError: there are bad rows. It gives their number, and line and reason of the first ones.
     """
     if problems:
-        first = "; ".join(f"line {problem.line}: {problem.text}" for problem in problems[:_SHOWN])
+        first = "; ".join(f"line {problem.line}: {problem.text.rstrip('.')}" for problem in problems[:_SHOWN])
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise LrclrError(
             f"{len(problems)} of {len(problems) + good} rows of {source} are bad", why=f"{first}{more}", fix=fix

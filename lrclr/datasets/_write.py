@@ -37,7 +37,8 @@ def write_dataset(
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        UsageError: the file exists, its suffix is unknown, or the format cannot express a row or a finding.
+        UsageError: the file exists, its suffix is unknown, two rows have the same image, or the format cannot express a
+            row or a finding.
         LrclrError: the file cannot be written.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would replace what a link points to
@@ -46,6 +47,12 @@ def write_dataset(
         raise UsageError(f"there are no rows to write to {path}")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists already", fix="Choose another name, or add --overwrite.")
+    repeated = len(rows) - len({(os.path.normpath(row.image), row.frame) for row in rows})
+    if repeated:
+        raise UsageError(
+            f"{repeated} of {len(rows)} rows have the image and frame of another row",
+            fix="Name each table once, and only one table for each split.",
+        )
     as_json = path.suffix.lower() in JSON_SUFFIXES
     _check_names(rows, findings, as_json=as_json)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")

@@ -96,9 +96,16 @@ def _read(path: Path) -> tuple[list[Path], Any, bool]:
         raise MissingExtraError("pyarrow", "drift", "reading scores") from None
     # Imported here: it needs pyarrow.
     from lrclr.archive._rows import SCHEMA
+    from lrclr.archive._settings import UNFINISHED_FILE
 
     if not path.exists():
         raise UsageError(f"{path} does not exist")
+    if (path / UNFINISHED_FILE).exists():
+        raise UsageError(
+            f"the scores in {path} are not complete",
+            why="a run of lrclr score goes on or was interrupted, and what is missing is not a random sample",
+            fix="Run lrclr score again, with the same arguments.",
+        )
     files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
     if not files:
         raise UsageError(f"{path} holds no scores", why="it has no file part-*.parquet", fix="Run lrclr score first.")

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from lrclr.embedding._options import EmbedOptions, EmbedSummary
-from lrclr.embedding._write import check_not_input, write_image_embeddings, write_text_embeddings
+from lrclr.embedding._write import write_image_embeddings, write_text_embeddings
 
-__all__ = ["EmbedOptions", "EmbedSummary", "check_not_input", "write_image_embeddings", "write_text_embeddings"]
+__all__ = ["EmbedOptions", "EmbedSummary", "write_image_embeddings", "write_text_embeddings"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr._files import replace_file
+from lrclr._files import check_not_input, replace_file
 from lrclr._prefetch import batches_ahead
 from lrclr._signals import stop_signals_raise
 from lrclr._version import __version__
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lrclr.archive._outcome import Decoded
     from lrclr.inference import ZeroShotClassifier
 
-__all__ = ["check_not_input", "write_image_embeddings", "write_text_embeddings"]
+__all__ = ["write_image_embeddings", "write_text_embeddings"]
 
 _Row = dict[str, Any]
 EMBEDDED, FAILED = "embedded", "failed"
@@ -63,12 +63,6 @@ def write_image_embeddings(
         raise UsageError("there is no image to embed")
     check_not_input(output, paths)
     return _write(output, classifier, _image_rows(classifier, paths, options), _image_columns(options), options, on_row)
-
-
-def check_not_input(output: Path, inputs: Iterable[Path]) -> None:
-    """Raise UsageError if a file to write is one of the files to read."""
-    if output.exists() and any(each.exists() and each.samefile(output) for each in inputs):
-        raise UsageError(f"{output} is one of the files to read", fix="Choose another name for the output.")
 
 
 def write_text_embeddings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,6 @@ from lrclr.inference import (
 )
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from lrclr.bundle import Golden, Manifest
@@ -64,10 +64,12 @@ def store(
     """
     change = ScoreCalibration(score_scale, score_bias, finding_calibration or {}).to_dict()
     change |= {} if alpha is None else {"alpha": alpha}
-    if is_bundle(path):
-        _store_bundle(Path(path), change)
+    # A link to a model stays, and the model to which it leads is changed.
+    folder = Path(os.path.realpath(path))
+    if is_bundle(folder):
+        _store_bundle(folder, change)
     else:
-        _store_checkpoint(Path(path), change)
+        _store_checkpoint(folder, change)
 
 
 def check_storable(path: str | os.PathLike[str]) -> None:

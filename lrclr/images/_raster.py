@@ -127,10 +127,8 @@ def _refuse_truncated() -> None:
 
 def _select(image: ImageFile.ImageFile, frame: int | None) -> None:
     if frame is None and getattr(image, "is_animated", False):
-        raise ImageError(
-            f"the file has {_frame_count(image)} frames",
-            fix="Choose one with --frame (in Python frame=), counted from 0.",
-        )
+        fix = "Choose one with --frame (in Python frame=), counted from 0."
+        raise ImageError(f"the file has {_frame_count(image)} frames", fix=fix)
     if frame:
         try:
             image.seek(frame)

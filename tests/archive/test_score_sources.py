@@ -154,6 +154,21 @@ def test_a_dataset_with_an_unknown_column_is_refused(tmp_path: Path) -> None:
     assert [item.name for item in open_source(table, findings=["cyst"]).items] == ["a.png"]
 
 
+def test_frames_that_pandas_wrote_as_floats_are_read(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def source(*frames: float | None) -> Path:
+        names = [f"{number}.png" for number in range(len(frames))]
+        pq.write_table(pa.table({"file": names, "frame": pa.array(frames, pa.float64())}), tmp_path / "rows.parquet")
+        return tmp_path / "rows.parquet"
+
+    assert [item.frame for item in open_source(source(2.0, None, float("nan"))).items] == [2, None, None]
+    for wrong in (0.5, -1.0, float("inf")):
+        with pytest.raises(UsageError, match=r"row 2 .* is not a whole number"):
+            open_source(source(0.0, wrong))
+
+
 def test_an_added_link_does_not_change_names(cd: Path) -> None:
     before = open_source(cd).items
     (cd / "0 first").symlink_to(cd / "IMAGES")

@@ -119,6 +119,15 @@ def test_tables_explain_their_columns(bundle: Path, tmp_path: Path, capsys: Capt
     assert "attention" not in shown
 
 
+def test_a_heat_map_of_the_longest_name_is_kept(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for letter in "ab":
+        bundles.radiograph(tmp_path / "in" / f"{'é' * 125}{letter}.png", 0)
+    assert main(["predict", str(tmp_path / "in"), "-b", str(bundle), "--heatmap", str(tmp_path / "out")]) == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [f"{'é' * 100}-2.heatmap.png", f"{'é' * 100}.heatmap.png"]
+
+
 def test_heat_maps_of_files_with_the_same_name_are_all_kept(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     for number, folder in enumerate(("left", "right")):
         (tmp_path / "in" / folder).mkdir(parents=True)

@@ -94,6 +94,11 @@ def test_rows_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     refused: list[tuple[list[Row], list[str], str]] = [
         ([], [], "no rows"),
         ([good], ["Edema", "Edema"], "twice"),
+        (
+            [good, dataclasses.replace(good, line=2, split="test")],
+            [],
+            "have the image and frame of another",
+        ),
         ([good], ["image"], "cannot be called"),
         ([good], ["mask:Edema"], "cannot be called"),
         ([good], [" "], "cannot be called"),

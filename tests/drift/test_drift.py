@@ -270,6 +270,33 @@ def test_rows_that_score_does_not_write_are_refused(
         read_collection(tmp_path / "wrong.parquet")
 
 
+def test_scores_of_an_interrupted_run_are_refused(scored: Path, fp32_bundle: Path, tmp_path: Path) -> None:
+    """What is missing is not a random sample."""
+    begun = False
+
+    def stop(_: object) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            raise KeyboardInterrupt
+
+    options = ScoreOptions(fp32_bundle, rows_per_part=10)
+    with pytest.raises(KeyboardInterrupt):
+        score(scored.parent / "in", tmp_path / "out", options, on_progress=stop)
+    with pytest.raises(UsageError, match="are not complete"):
+        read_collection(tmp_path / "out")
+    score(scored.parent / "in", tmp_path / "out", options)
+    assert read_collection(tmp_path / "out").scored == 24
+
+
+def test_the_page_does_not_replace_the_scores(scored: Path, capsys: Capture) -> None:
+    part = min(scored.glob("*.parquet"))
+    before = part.read_bytes()
+    assert main(["drift", str(scored), str(scored), "--html", str(part)]) == 2
+    assert "is one of the files to read" in capsys.readouterr().err
+    assert part.read_bytes() == before
+
+
 def test_rows_of_several_settings_are_refused(scored: Path, tmp_path: Path) -> None:
     """Like the rows that an interrupted run with --rescore and another alpha leaves."""
     table = pq.read_table(next(scored.glob("part-*.parquet")))

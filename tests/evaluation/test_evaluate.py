@@ -131,7 +131,8 @@ def test_json_has_all_figures_and_no_path(evaluated: EvaluationRun, data: ImageD
 
 def test_alpha_is_the_best_on_enough_validation_images(classifier: ZeroShotClassifier, data: ImageDataset) -> None:
     options = replace(OPTIONS, split="validation", validation_split="test")
-    evaluation = evaluate(classifier, data, options).evaluation
+    rows = tuple(replace(row, labels={"edema": row.line % 2}, masks={}) for row in data.rows)
+    evaluation = evaluate(classifier, replace(data, rows=rows), options).evaluation
     assert evaluation.alpha_from == "validation"
     assert evaluation.data["validation"]["split"] == "test"
     best = max(area for _, area in evaluation.alpha_sweep)

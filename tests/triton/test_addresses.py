@@ -219,3 +219,9 @@ def test_a_used_port_and_an_address_of_another_machine_are_refused() -> None:
         free_ports("2001:db8::1", [0])
     with pytest.raises(ServerError, match="cannot listen on fe80::1%none port 0"):
         free_ports("fe80::1%none", [0])
+
+
+def test_a_port_that_is_switched_off_need_not_be_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = ServeOptions(grpc_port=0, http_port=taken.getsockname()[1], http=False, metrics=False)
+        assert len(set(free_ports(options.address, options.asked_ports))) == 3

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
+import numpy as np
 import pytest
 
 from lrclr import errors
@@ -24,8 +26,6 @@ from tests import bundles
 from tests.triton.scripted import scripted_server
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.triton.scripted import ScriptedServer
 
 KINDS = [getattr(errors, name) for name in errors.__all__]
@@ -184,6 +184,24 @@ def test_a_call_ends_at_its_deadline_without_a_useless_pause() -> None:
             client.predict([b"image"])
         # A pause of one second would end after the deadline, so the client does not start it.
         assert len(server.left) == 1
+
+
+def test_one_image_instead_of_a_list_is_refused() -> None:
+    images: list[Any] = ["study.png", Path("study.png"), b"x", np.zeros((9, 9), np.uint8)]
+    for image in images:
+        with Client("127.0.0.1:9") as client:
+            for call in (client.predict, client.ask, client.embed_images):
+                with pytest.raises(UsageError, match="one image was given instead of a list"):
+                    call(image)
+
+        async def stream(given: Any = image) -> None:
+            async with AsyncClient("127.0.0.1:9") as client:
+                with pytest.raises(UsageError, match="one image was given instead of a list"):
+                    await client.predict(given)
+                with pytest.raises(UsageError, match="one image was given instead of a list"):
+                    await anext(client.stream(given))
+
+        asyncio.run(stream())
 
 
 def test_a_client_that_is_not_open_is_refused() -> None:

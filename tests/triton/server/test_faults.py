@@ -18,14 +18,17 @@ from lrclr.errors import BundleError, EngineError, LrclrError, ServerError, Serv
 from lrclr.evaluation import store
 from lrclr.images import read_reduced
 from lrclr.samples import sample_paths
+from lrclr.text import FindingSet
 from lrclr.triton.client import Client, ClientOptions
 from lrclr.triton.server import ServeOptions, TritonServer
+from lrclr_export import ExportOptions, export_bundle
 from tests import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.bundle import FileEntry
+    from lrclr.checkpoints import Checkpoint
     from lrclr.inference import Prediction
 
 pytestmark = pytest.mark.triton
@@ -162,6 +165,18 @@ def test_a_killed_server_is_an_error_in_time_and_answers_once_it_is_back(folder:
                 # Shared memory outlives the server. The client registers it with the new server.
                 assert close(sharing.predict([IMAGE])[0], right)
                 assert close(sharing.predict([IMAGE])[0], right)
+
+
+@pytest.mark.slow
+def test_a_bundle_with_other_findings_takes_over(folder: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Its warm-up has other sizes: those of its prompts."""
+    bundle = bundles.copied(folder, tmp_path / "bundle")
+    precision = Bundle(bundle).manifest.precision
+    with TritonServer(bundle, OPTIONS) as server, Client(server.grpc) as client:
+        assert len(client.predict([IMAGE])[0].findings) > 1
+        export_bundle(replace(checkpoint, findings=FindingSet.from_names(["Edema"])), bundle, ExportOptions(precision))
+        assert server.reload() == 2
+        assert [finding.name for finding in client.predict([IMAGE])[0].findings] == ["Edema"]
 
 
 @pytest.mark.slow

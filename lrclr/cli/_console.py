@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lrclr.engines import Engine
+    from lrclr.inference import ZeroShotClassifier
     from lrclr.verification import GateResult
 
 _FILE_WIDTH = 130
@@ -108,6 +109,16 @@ def note_choice(engine: Engine) -> None:
     why = getattr(engine, "why", None)
     if why is not None:
         note(f"engine {engine.name} ({why})")
+
+
+def note_engine(classifier: ZeroShotClassifier) -> None:
+    """As `note_choice`, and say so where the gates of the bundle were run in another engine."""
+    note_choice(classifier.engine)
+    if classifier.spec.kind != "bundle" or hasattr(classifier.engine, "why"):
+        return
+    used, checked = classifier.engine.name.partition(" ")[0], classifier.bundle.manifest.engine["name"]
+    if used not in {checked, "triton"}:
+        note(f"the gates of this bundle were run in {checked}; run them in {used} with lrclr verify --engine {used}")
 
 
 def complain(text: str) -> None:

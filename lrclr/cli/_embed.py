@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, counter, note, note_choice, note_failures, out
+from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, counter, note, note_engine, note_failures, out
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
     check_not_input(output, [texts] if texts is not None else [])
     found = find_images(images or [])
     classifier = open_model(bundle, engine=engine, provider=provider, threads=threads)
-    note_choice(classifier.engine)
+    note_engine(classifier)
     if texts is not None:
         with counter("texts", len(lines)) as advance:
             summary = write_text_embeddings(classifier, lines, output, options, on_row=advance)

@@ -17,7 +17,7 @@ from lrclr.cli._console import (
     complain,
     counter,
     note,
-    note_choice,
+    note_engine,
     out,
     print_utf8,
 )
@@ -232,7 +232,7 @@ def _evaluated(
     def opened() -> Iterator[ZeroShotClassifier]:
         for path in paths:
             classifier = open_model(path, **engine)
-            note_choice(classifier.engine)
+            note_engine(classifier)
             note_assumed(classifier.spec.assumed)
             yield classifier
 

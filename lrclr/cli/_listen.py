@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrclr.cli import _dicom_results, _pacs
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, note, note_choice, out
+from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, note, note_engine, out
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     )
     destinations = list(pacs.destinations().values())
     classifier = ZeroShotClassifier(opened, open_engine(opened, EngineOptions(engine, provider, threads)))
-    note_choice(classifier.engine)
+    note_engine(classifier)
     with _until_signal() as stopped, Listener(classifier, spool, destinations, options, on_event=note) as listener:
         out().print(f"listening on {host}:{listener.port} as {ae_title}")
         note(RESEARCH_ONLY)

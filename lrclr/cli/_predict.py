@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from lrclr.cli import _dicom_results
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, REFUSE_HELP, RESEARCH_ONLY, complain, counter, note, note_choice
+from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, REFUSE_HELP, RESEARCH_ONLY, complain, counter, note, note_engine
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _by_bundle(
         chosen = open_engine(opened, engine)
         preload(chosen)
     classifier = ZeroShotClassifier(opened, chosen)
-    note_choice(classifier.engine)
+    note_engine(classifier)
     results = predict_files(
         classifier,
         request.files,

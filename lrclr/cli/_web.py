@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, note, note_choice, out
+from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, note, note_engine, out
 from lrclr.errors import UsageError
 
 
@@ -61,7 +61,7 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
         bundle, server=server, model_name=model_name, engine=engine, provider=provider or "cpu", threads=threads
     )
     if isinstance(backend, BundleBackend):
-        note_choice(backend.classifier.engine)
+        note_engine(backend.classifier)
     running = WebServer(backend, options)
     out().print(running.url)
     if not options.local:

@@ -184,6 +184,7 @@ def test_commands_accept_openvino(bundle: Bundle) -> None:
     assert all(gate["passed"] for gate in report["gates"])
     done = bundles.call("predict", sample_paths()[0], "-b", bundle.path, "--engine", "openvino", "--json")
     assert done.returncode == 0, done.stderr
+    assert "run them in openvino with lrclr verify --engine openvino" in done.stderr
 
 
 SCRIPT = """

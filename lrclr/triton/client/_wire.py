@@ -287,4 +287,9 @@ def _unreachable(line: str, address: str) -> ServerUnavailableError | None:
         )
     if line.startswith(("errors resolving", "DNS resolution failed")):
         return ServerUnavailableError(f"the host of {address} is unknown", why=line, fix="Check the address.")
+    if line.startswith("failed to connect") and ("Socket closed" in line or "HTTP/2" in line):
+        return ServerUnavailableError(
+            f"what listens at {address} does not answer in gRPC",
+            fix="Give the port for gRPC, 8001 by default, and not that for HTTP. A server with TLS needs tls_root.",
+        )
     return None

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
@@ -267,6 +269,23 @@ def test_an_address_without_a_listener_is_reported(host: str) -> None:
         Client(f"{host}:{port}", ClientOptions(retries=0)) as client,
     ):
         client.describe()
+
+
+def test_a_port_of_another_protocol_is_reported() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with (
+                pytest.raises(ServerUnavailableError, match=r"does not answer in gRPC\. Give the port for gRPC, 8001"),
+                Client(f"127.0.0.1:{server.server_port}", ClientOptions(retries=0)) as client,
+            ):
+                client.describe()
+        finally:
+            server.shutdown()
 
 
 def test_an_unknown_host_is_reported() -> None:

@@ -287,7 +287,7 @@ class ZeroShotClassifier:
         Raises:
             UsageError, FindingsError, NonFiniteError: as `predict`.
         """
-        findings = findings or self.spec.findings
+        findings = self.spec.asked(findings)
         if not features:
             return []
         batches = {network: ImageFeatures.stacked(features, place) for place, network in enumerate(self._networks)}
@@ -363,7 +363,7 @@ class ZeroShotClassifier:
             raise ImageError(
                 f"pixel values have shape {list(pixel_values.shape)}", why=f"expected [{len(sizes)}, 3, {side}, {side}]"
             )
-        findings = findings or self.spec.findings
+        findings = self.spec.asked(findings)
         alpha = self.spec.checked_alpha(alpha)
         if len(sizes) == 0:
             return []
@@ -388,7 +388,7 @@ class ZeroShotClassifier:
         self, pixel_values: NDArray[np.float32], findings: FindingSet | None = None, alpha: float | None = None
     ) -> list[Answers]:
         """As `answer_pixels`, but the answers of each member of an ensemble instead of their mean."""
-        findings = findings or self.spec.findings
+        findings = self.spec.asked(findings)
         return self._of_each(lambda network: network.answer(network.encode(pixel_values), findings, alpha))
 
     def predictions(
@@ -405,7 +405,7 @@ class ZeroShotClassifier:
             sizes: height and width of each original image, in pixels.
             findings, alpha: as given to `answer_pixels`.
         """
-        findings = findings or self.spec.findings
+        findings = self.spec.asked(findings)
         boxes = []
         for (height, width), patches in zip(sizes, answers.region_index.tolist(), strict=True):
             geometry = self.spec.preprocess.geometry(height, width)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lrclr.errors import NotSupportedError, UsageError
 from lrclr.inference._scores import ScoreCalibration
 from lrclr.preprocessing import PreprocessSpec
-from lrclr.text import FindingSet
+from lrclr.text import FindingSet, require_finding_set
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +63,17 @@ class ModelSpec:
     members: tuple[str, ...] = ()
     regions_from: str = ""
     source: str = ""
+
+    def asked(self, findings: FindingSet | None) -> FindingSet:
+        """The findings to predict: those of the model if `findings` is None.
+
+        Raises:
+            UsageError: it is not a `FindingSet`.
+        """
+        if findings is None:
+            return self.findings
+        require_finding_set(findings)
+        return findings
 
     def checked_alpha(self, alpha: float | None) -> float:
         """The weight of the local score to use: that of the model if `alpha` is None.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lrclr.text._findings import Finding, FindingSet, check_prompts, finding_key, unknown_finding
+from lrclr.text._findings import Finding, FindingSet, check_prompts, finding_key, require_finding_set, unknown_finding
 from lrclr.text._tokenizer import TOKENIZER_FILES, ClipTokenizer, TokenBatch, has_tokenizer, no_tokenizer
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "finding_key",
     "has_tokenizer",
     "no_tokenizer",
+    "require_finding_set",
     "unknown_finding",
 ]

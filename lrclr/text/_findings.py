@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lrclr._toml import toml_content, toml_text
-from lrclr.errors import FindingsError
+from lrclr.errors import FindingsError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from lrclr.text._tokenizer import ClipTokenizer
 
-__all__ = ["Finding", "FindingSet", "check_prompts", "finding_key", "unknown_finding"]
+__all__ = ["Finding", "FindingSet", "check_prompts", "finding_key", "require_finding_set", "unknown_finding"]
 
 POSITIVE: Final = ("{}",)
 NEGATIVE: Final = ("no {}",)
@@ -293,6 +293,12 @@ def check_prompts(findings: FindingSet, tokenizer: ClipTokenizer) -> None:
                     where = f"finding {finding.name[:40]!r}: {sign} prompt {number}"
                     what = error.what.replace("prompt 1 of 1", where, 1)
                     raise FindingsError(what, why=error.why, fix=error.fix) from None
+
+
+def require_finding_set(findings: object) -> None:
+    """Raise UsageError for names, or anything else, instead of a `FindingSet`."""
+    if not isinstance(findings, FindingSet):
+        raise UsageError("findings is not a FindingSet", fix="For names, write FindingSet.from_names([...]).")
 
 
 def unknown_finding(name: str, known: Collection[str]) -> FindingsError:

@@ -351,6 +351,12 @@ def test_probabilities_are_a_softmax_over_the_mean_of_each_sign(data: st.DataObj
         assert np.allclose(got[:, number], expected, atol=1e-5)
 
 
+def test_names_instead_of_findings_are_refused(folder: Path) -> None:
+    names: Any = ["Edema"]
+    with pytest.raises(UsageError, match=r"findings is not a FindingSet.*from_names"):
+        ZeroShotClassifier.from_bundle(folder).predict(IMAGES[:1], findings=names)
+
+
 def test_a_nan_local_score_with_weight_zero_is_ignored() -> None:
     score = combined_score(np.ones((1, 2), np.float32), np.full((1, 2), np.nan, np.float32), 0.0)
     assert score.tolist() == [[1.0, 1.0]]

@@ -23,6 +23,7 @@ from lrclr.errors import (
     UsageError,
 )
 from lrclr.inference import Answers, Prediction
+from lrclr.text import require_finding_set
 from lrclr.triton import protocol
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def inputs(  # noqa: PLR0913 - one parameter an input of the model
     else:
         tensors["image"] = np.array(images, np.object_)
     if findings is not None:
+        require_finding_set(findings)
         tensors["findings_toml"] = np.array([findings.to_toml().encode()], np.object_)
     if alpha is not None:
         tensors["alpha"] = np.array([alpha], np.float64)

@@ -206,6 +206,15 @@ def test_one_image_instead_of_a_list_is_refused() -> None:
         asyncio.run(stream())
 
 
+def test_names_instead_of_findings_are_refused() -> None:
+    names: Any = ["Edema"]
+    with (
+        Client("127.0.0.1:9") as client,
+        pytest.raises(UsageError, match=r"findings is not a FindingSet.*from_names"),
+    ):
+        client.predict([b"x"], findings=names)
+
+
 def test_a_client_that_is_not_open_is_refused() -> None:
     with scripted_server() as server:
         client, unopened = Client(server.address), AsyncClient(server.address)

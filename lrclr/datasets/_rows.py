@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -30,6 +30,7 @@ PRESENT: Final = 1
 ABSENT: Final = 0
 UNCERTAIN: Final = -1
 USUAL_SPLITS: Final = ("train", "validation", "test")
+_SHOWN: Final = 5
 _SPLITS: Final = {"valid": "validation", "val": "validation"}
 
 
@@ -156,13 +157,19 @@ class ImageDataset:
     def no_split(self, name: str, *, fix: str) -> UsageError:
         """The error that no row is of a split; `fix` is what the user can do."""
         there = [each for each in self.splits.values() if each]
-        return UsageError(f"{self.path} has no split {name!r}", why=f"it has {', '.join(there) or 'none'}", fix=fix)
+        return UsageError(f"{self.path} has no split {name!r}", why=f"it has {_few(there) or 'none'}", fix=fix)
 
     def unused(self, *used: str) -> str:
         """Which rows are neither of these splits nor of one of the usual names; "" if there are none."""
         keys = {split_key(name) for name in (*used, *USUAL_SPLITS)}
         counts = Counter(row.split for row in self.rows if split_key(row.split) not in keys)
-        return ", ".join(f"{count} of {repr(name) if name else 'no split'}" for name, count in counts.items())
+        return _few([f"{count} of {repr(name) if name else 'no split'}" for name, count in counts.items()])
+
+
+def _few(texts: Sequence[str]) -> str:
+    """The first ones. Of very many splits, the names may be anything: the column may be a wrong one."""
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return f"{', '.join(texts[:_SHOWN])}{more}"
 
 
 def split_key(name: str) -> str:

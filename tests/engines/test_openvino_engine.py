@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 pytest.importorskip("openvino")
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+FP32_IS_SLOW = ["fp16", pytest.param("fp32", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", params=["fp16", "fp32"])
@@ -203,7 +204,7 @@ def test_no_files_are_written_and_no_telemetry_is_sent(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("bundle", ["fp16"], indirect=True)
+@pytest.mark.parametrize("bundle", FP32_IS_SLOW, indirect=True)
 def test_auto_measures_and_reports_the_fastest_engine(bundle: Bundle) -> None:
     chosen = choose_engine(bundle)
     assert chosen.kind in {"onnxruntime", "openvino"}
@@ -214,7 +215,7 @@ def test_auto_measures_and_reports_the_fastest_engine(bundle: Bundle) -> None:
     assert done.stderr.startswith("engine o")
 
 
-@pytest.mark.parametrize("bundle", ["fp16"], indirect=True)
+@pytest.mark.parametrize("bundle", FP32_IS_SLOW, indirect=True)
 def test_auto_does_not_choose_an_engine_that_fails_its_gates(bundle: Bundle, tmp_path: Path) -> None:
     """A limit that every engine exceeds stands for a wrong engine."""
     folder = bundles.copied(bundle.path, tmp_path / "bundle")
@@ -223,7 +224,7 @@ def test_auto_does_not_choose_an_engine_that_fails_its_gates(bundle: Bundle, tmp
         choose_engine(Bundle(folder))
 
 
-@pytest.mark.parametrize("bundle", ["fp16"], indirect=True)
+@pytest.mark.parametrize("bundle", FP32_IS_SLOW, indirect=True)
 def test_auto_also_chooses_the_provider(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="--provider"):
         open_engine(bundle, EngineOptions(AUTO, provider="cuda"))

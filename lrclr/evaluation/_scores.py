@@ -18,6 +18,7 @@ from lrclr.errors import LrclrError, UsageError
 from lrclr.images import ReadLimits, read_for_model
 from lrclr.images._source import read_bytes
 from lrclr.inference import Answers
+from lrclr.inference._scores import logistic
 from lrclr.preprocessing import preprocess
 from lrclr.text import finding_key
 
@@ -100,8 +101,7 @@ class Scores:
     def probability(self, alpha: float, calibration: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """Mean probability over the models ``[N, F]``, with the calibration in effect or another one ``[F, 2]``."""
         scale, bias = (self.calibration if calibration is None else calibration).T
-        # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
-        each = [np.exp(-np.logaddexp(0.0, -(scale * model.gap(alpha) + bias))) for model in self.models]
+        each = [logistic(scale * model.gap(alpha) + bias) for model in self.models]
         result: NDArray[np.float64] = np.mean(each, axis=0)
         return result
 

@@ -132,9 +132,13 @@ class ScoreCalibration:
             raise NonFiniteError("a score is not finite", fix="Check the image and run `lrclr verify` on the bundle.")
         positive, negative = finding_scores(score, asked, self.threshold)
         scale, bias = self.of(asked, own)
-        # exp(-log(1 + exp(-x))) neither overflows nor loses small probabilities.
-        result: Floats = np.exp(-np.logaddexp(0.0, -(scale * (positive - negative) + bias))).astype(np.float32)
+        result: Floats = logistic(scale * (positive - negative) + bias).astype(np.float32)
         return result
+
+
+def logistic(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the logistic function, in the form that neither overflows nor loses small probabilities."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, -values)))
 
 
 def global_score(image_embedding: Floats, text_embedding: Floats) -> Floats:

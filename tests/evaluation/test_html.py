@@ -417,7 +417,7 @@ NAME = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30) | st.sampl
 )
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(NAME, min_size=3, max_size=3, unique=True))
 def test_any_name_is_escaped(names: list[str]) -> None:
     """Names add no element and no attribute to the page, and no cell to a table in Markdown."""

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.bundle import MANIFEST, NO_CACHE, SERVER_MODEL
 from lrclr.errors import ServerError
@@ -195,10 +195,9 @@ def _checked(model: str, text: str, *, is_classifier: bool, instances: int | Non
             may be forged.
     """
     from google.protobuf import text_format  # type: ignore[import-untyped, unused-ignore]
-    from tritonclient.grpc import model_config_pb2
 
     try:
-        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        config = _parsed(text)
     except text_format.ParseError as error:
         raise _refused(model, "it is not a valid configuration of Triton") from error
     unknown = {field.name for field, _ in config.ListFields()} - _FIELDS
@@ -215,14 +214,18 @@ def _checked(model: str, text: str, *, is_classifier: bool, instances: int | Non
     return text
 
 
-def _without_warmup(text: str) -> str:
-    """A configuration that was checked, without the shapes of its warm-up."""
+def _without_warmup(text: str) -> Any:
+    """A configuration that was checked, as Triton's message, without the shapes of its warm-up."""
+    config = _parsed(text)
+    config.ClearField("model_warmup")
+    return config
+
+
+def _parsed(text: str) -> Any:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    config.ClearField("model_warmup")
-    return str(text_format.MessageToString(config))
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
 def _refused(model: str, why: str) -> ServerError:

@@ -101,7 +101,7 @@ def measure(bundle: Path, instances: int) -> dict[str, Any]:
                 list(pool.map(lambda _, files=files: client.ask(files, heatmap=True), range(requests)))
             rows[name] = peak.largest
         rows["after"] = {**_held(server.pid), "shm": _shared()}
-    graphs = sum(file.stat().st_size for file in bundle.glob("*/1/model.onnx")) / _MIB
+    graphs = sum(file.stat().st_size for file in bundle.glob("*/1/model.onnx*")) / _MIB
     return {
         "instances": instances,
         "images": batch,

@@ -11,7 +11,7 @@ from lrclr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lrclr.bundle import Bundle, Manifest, ServingSettings
+    from lrclr.bundle import Bundle, FileEntry, Manifest, ServingSettings
     from lrclr.deploy._options import DeployOptions
 
 __all__ = ["Facts"]
@@ -32,7 +32,7 @@ class Facts:
         capabilities: compute capabilities of its plans; empty if it runs on any machine.
         from_ampere: whether plans run on every GPU from compute capability 8.0.
         members: number of networks whose probabilities are averaged; 1 unless the bundle is an ensemble.
-        graph_bytes: size of the three ONNX files of each member, counted once for each instance that holds them.
+        graph_bytes: size of the three graphs of each member with their weights, once for each instance that holds them.
         bytes: size of all files.
         pixel_bytes: size of one preprocessed image.
         feature_bytes: size of all members' features of the largest number of prompts, each of the largest length.
@@ -85,8 +85,7 @@ class Facts:
             from_ampere=any(entry["options"]["hardware_compatible"] == "ampere+" for entry in plans),
             members=len(manifest.members),
             graph_bytes=sum(
-                _instances(bundle, model) * int(files[f"{names.folder(model)}/model.onnx"]["bytes"])
-                for model in names.graphs
+                _instances(bundle, model) * _bytes_of_graph(files, names.folder(model)) for model in names.graphs
             ),
             bytes=sum(int(entry["bytes"]) for entry in files.values()),
             pixel_bytes=3 * manifest.model["vision_config"]["image_size"] ** 2 * _FLOAT,
@@ -95,6 +94,11 @@ class Facts:
             instances=options.instances or _instances(bundle, names.classifier),
             gpu=engine != "onnxruntime" if options.gpu is None else options.gpu,
         )
+
+
+def _bytes_of_graph(files: Mapping[str, FileEntry], folder: str) -> int:
+    graph = f"{folder}/model.onnx"
+    return sum(int(files[name]["bytes"]) for name in (graph, f"{graph}.data") if name in files)
 
 
 def _features(manifest: Manifest) -> int:

@@ -251,8 +251,8 @@ def open_session(path: Path, settings: SessionSettings, *, name: str) -> onnxrun
 
 
 def _bytes_of(path: Path) -> int:
-    """Size of an ONNX file and of the files with its weights, which begin with the same name."""
-    return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
+    """Size of an ONNX file and of the files with its weights, whose names begin with the same word."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name.partition('.')[0]}.*"))
 
 
 def _session_options(settings: SessionSettings) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -48,20 +49,19 @@ def float_forms(graphs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
 
 
 def _write_float_form(source: Path, target: Path) -> None:
-    """Rewrite a file. Of its weights in float32, one is in memory at a time: they go into a file beside the graph."""
+    """Rewrite a file. One of its weights is in memory at a time: they are read from a file, and written to another."""
     import onnx
-    from onnx import numpy_helper
 
-    model = onnx.load(source)
+    model = onnx.load(source, load_external_data=False)
     graph = model.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
+    stored = {tensor.name: _Weight(tensor, source.parent) for tensor in graph.initializer}
     computed = _rewrite_nodes(graph, stored)
     used = {name for node in graph.node for name in node.input}
     written = []
     with target.with_suffix(".data").open("wb") as weights:
-        for name, tensor in stored.items():
+        for name, weight in stored.items():
             if name in used:
-                array = numpy_helper.to_array(tensor)
+                array = weight.read()
                 written.append(
                     _written(name, array.astype(np.float32) if array.dtype == np.float16 else array, weights)
                 )
@@ -75,7 +75,35 @@ def _write_float_form(source: Path, target: Path) -> None:
     onnx.save_model(model, target)
 
 
-def _rewrite_nodes(graph: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Weight:
+    """A weight of a graph.
+
+    Attributes:
+        tensor: its message.
+        folder: folder of the graph, and of the file with the weight's numbers if they are not in the message.
+    """
+
+    tensor: Any
+    folder: Path
+
+    def read(self) -> NDArray[Any]:
+        """Its numbers. onnx's own reader refuses files with hard links, as copies of a bundle may have."""
+        from onnx import TensorProto, numpy_helper
+        from onnx.external_data_helper import ExternalDataInfo
+
+        tensor = self.tensor
+        if tensor.data_location == TensorProto.EXTERNAL:
+            place = ExternalDataInfo(tensor)
+            with (self.folder / Path(place.location).name).open("rb") as file:
+                file.seek(place.offset or 0)
+                numbers = file.read(place.length)
+            tensor = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=numbers)
+        array: NDArray[Any] = numpy_helper.to_array(tensor)
+        return array
+
+
+def _rewrite_nodes(graph: Any, stored: Mapping[str, _Weight]) -> dict[str, Any]:
     """Let the nodes of a graph compute in float32.
 
     Returns:
@@ -123,10 +151,8 @@ def _written(name: str, array: NDArray[Any], weights: BinaryIO) -> Any:
     return tensor
 
 
-def _dequantized(node: Any, stored: Mapping[str, Any]) -> Any:
-    from onnx import numpy_helper
-
-    weights, scale, zero = (numpy_helper.to_array(stored[name]).astype(np.float32) for name in node.input)
+def _dequantized(node: Any, stored: Mapping[str, _Weight]) -> Any:
+    weights, scale, zero = (stored[name].read().astype(np.float32) for name in node.input)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     shape = [1] * weights.ndim
     if scale.ndim:

@@ -104,7 +104,7 @@ def add_network(target: Path, architecture: str, precision: str) -> None:
     for spec in graph_specs(model if precision == "fp32" else half_precision(model)):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "model.onnx")
-            typed_onnx_from_module(spec, opset=20).save(file, external_above=0)
+            typed_onnx_from_module(spec, opset=20).save(file)
             strip_weights(file, target / spec.name)
 
 

@@ -96,7 +96,7 @@ def _graph_values(graph: TypedGraph, inputs: dict[str, NDArray[Any]]) -> dict[st
         path = Path(folder) / "model.onnx"
         try:
             outputs.extend(values[name] for name in dict.fromkeys(graph.layers.values()) if values[name] not in kept)
-            graph.save(path, external_above=0)
+            graph.save(path)
         finally:
             outputs[len(kept) :] = []  # `del` would leave the values marked as outputs
         return OnnxRuntimeEngine({graph.name: path}).run(graph.name, inputs)

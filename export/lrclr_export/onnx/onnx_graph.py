@@ -9,7 +9,7 @@ import io
 import logging
 import re
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -20,7 +20,6 @@ from onnxscript.rewriter import _DEFAULT_REWRITE_RULES
 
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.onnx.merged_products import merge_products
-from lrclr_export.onnx.one_file import SMALL_WEIGHT, save_as_one_file
 from lrclr_export.onnx.region_function import DOMAIN, OP_TYPE, VERSION, region_function
 from lrclr_export.onnx.region_node import TRANSLATIONS
 from lrclr_export.quantize import TRANSLATIONS as FP8_TRANSLATIONS
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 OPSETS = range(18, 24)
 INLINED = "model.inlined.onnx"
 """File of a graph without ONNX functions, beside ``model.onnx``."""
-EXTERNAL_DATA_ABOVE = 2**31 - 2**24  # protobuf's limit, less room for the graph itself
+_SMALL_WEIGHT = 1024  # bytes; smaller ones stay in the graph
 _LAYER = re.compile(
     r"^model\.((?:vision_model|text_model)\.(?:embeddings|pre_layrnorm|post_layernorm|final_layer_norm)"
     # The image tower's last layer is never called as a whole: it is computed for the selected rows only.
@@ -59,16 +58,13 @@ class TypedGraph:
     model: ir.Model
     layers: dict[str, str]
 
-    @property
-    def weight_bytes(self) -> int:
-        return sum(v.const_value.nbytes for v in self.model.graph.initializers.values() if v.const_value is not None)
+    def save(self, path: Path) -> SavedGraph:
+        """Write ``model.onnx``, and its weights to ``model.onnx.data`` beside it.
 
-    def save(self, path: Path, *, external_above: int = EXTERNAL_DATA_ABOVE) -> SavedGraph:
-        """Write ``model.onnx``; weights over `external_above` bytes go to ``model.onnx.data`` beside it."""
-        if self.weight_bytes > external_above:
-            ir.save(self.model, path, external_data=f"{path.name}.data", size_threshold_bytes=SMALL_WEIGHT)
-        else:
-            save_as_one_file(self.model, path)
+        ONNX Runtime maps weights beside a graph into memory. It reads those in a graph, which takes twice the time and
+        more memory, and protobuf limits them to 2 GiB.
+        """
+        ir.save(self.model, path, external_data=f"{path.name}.data", size_threshold_bytes=_SMALL_WEIGHT)
         return SavedGraph(self.name, path, self.layers)
 
 
@@ -83,6 +79,20 @@ class SavedGraph:
     def load(self) -> TypedGraph:
         """Read it."""
         return TypedGraph(self.name, ir.load(self.path), self.layers)
+
+    def save_inlined(self) -> Path:
+        """Write the graph with its functions expanded to `INLINED`, for runtimes that do not expand them themselves.
+
+        It has no weights of its own: both graphs read the same file. TensorRT finds no region kernel in it: it maps the
+        function's node to its plugin.
+        """
+        model = ir.load(self.path)
+        InlinePass()(model)
+        model.opset_imports.pop(DOMAIN, None)
+        model.functions.clear()
+        path = self.path.with_name(INLINED)
+        ir.save(model, path)
+        return path
 
 
 def typed_onnx_from_module(spec: GraphSpec, *, opset: int) -> TypedGraph:
@@ -169,18 +179,6 @@ def _dynamic_shapes(spec: GraphSpec) -> tuple[Any, ...]:
     parameters = inspect.signature(spec.module.forward).parameters.values()
     # torch.export counts *inputs as one argument.
     return (shapes,) if any(each.kind is each.VAR_POSITIONAL for each in parameters) else shapes
-
-
-def inlined(graph: TypedGraph) -> TypedGraph:
-    """The graph with its functions expanded, for runtimes that do not expand them themselves, such as OpenVINO.
-
-    TensorRT finds no region kernel in it: it maps the function's node to its plugin.
-    """
-    model = graph.model.clone()
-    InlinePass()(model)
-    model.opset_imports.pop(DOMAIN, None)
-    model.functions.clear()
-    return replace(graph, model=model)
 
 
 def check_opset(opset: int) -> None:

@@ -2,7 +2,7 @@
 
 The node carries its own definition as an ONNX function, by which every runtime that expands functions runs it, and
 attributes by which TensorRT maps it to a plugin of the same name instead. For runtimes that expand no functions, such
-as OpenVINO, `lrclr_export.onnx.onnx_graph.inlined` does.
+as OpenVINO, `lrclr_export.onnx.onnx_graph.SavedGraph.save_inlined` writes a graph without them.
 """
 
 from __future__ import annotations

@@ -30,14 +30,7 @@ from lrclr.verification import GateResult, Tolerances, gate_images, raise_refuse
 from lrclr_export.onnx.activations import TOWERS, by_block, float32_parts, measured_activations
 from lrclr_export.onnx.blame import first_bad_layer
 from lrclr_export.onnx.graphs import graph_specs
-from lrclr_export.onnx.onnx_graph import (
-    EXTERNAL_DATA_ABOVE,
-    INLINED,
-    SavedGraph,
-    check_opset,
-    inlined,
-    typed_onnx_from_module,
-)
+from lrclr_export.onnx.onnx_graph import SavedGraph, check_opset, typed_onnx_from_module
 from lrclr_export.onnx.precision import (
     half_precision,
     precision_gate,
@@ -82,7 +75,6 @@ class ExportOptions:
         max_batch: largest number of images of a request to the server.
         opset: ONNX operator set, 18 to 23.
         tolerances: limits of the gates to override.
-        external_data_above: size in bytes above which weights are written beside the graph.
         why_engine: the reason for ONNX Runtime as the engine, for the manifest.
         calibration: for int8 and fp8, a folder or dataset of images for the ranges; by default the packaged images.
         inline: whether to write graphs without ONNX functions too, for runtimes without functions.
@@ -95,7 +87,6 @@ class ExportOptions:
     max_batch: int = 32
     opset: int = 20
     tolerances: Mapping[str, float] = field(default_factory=dict)
-    external_data_above: int = EXTERNAL_DATA_ABOVE
     why_engine: str = "asked for"
     calibration: Path | None = None
     inline: bool = False
@@ -278,11 +269,10 @@ def _write_graphs(
             graph = typed_onnx_from_module(spec, opset=options.opset)
         folder = options.names.folder(options.names.of(spec.name))
         (staging / folder).mkdir(parents=True)
-        saved[spec.name] = graph.save(staging / folder / "model.onnx", external_above=options.external_data_above)
+        saved[spec.name] = graph.save(staging / folder / "model.onnx")
         without_functions = None
         if options.inline and graph.model.functions:
-            without_functions = f"{folder}/{INLINED}"
-            inlined(graph).save(staging / without_functions, external_above=options.external_data_above)
+            without_functions = f"{folder}/{saved[spec.name].save_inlined().name}"
         entries[spec.name] = graph_entry(graph, without_functions, largest.get(spec.name), in_float32.get(spec.name))
         if options.precision in QUANTISED:
             scales.append(scale_gate(spec.name, graph.model.graph, model))

@@ -70,6 +70,13 @@ def test_the_manifest_and_the_gates_know_the_file(bundle: Bundle) -> None:
     assert {"cosine", "max error", "region gap"} <= {gate["gate"] for gate in gates}
 
 
+def test_both_graphs_read_the_same_weights(bundle: Bundle) -> None:
+    path = bundle.inlined_path("image_encoder")
+    assert path is not None
+    assert [file.name for file in path.parent.glob("*.data")] == ["model.onnx.data"]
+    assert path.stat().st_size < 300_000
+
+
 def test_the_other_graphs_have_nothing_to_expand(bundle: Bundle) -> None:
     for graph in ("text_encoder", "fusion_head"):
         model = onnx.load(bundle.graph_path(graph), load_external_data=False)

@@ -125,9 +125,9 @@ def test_onnxruntime_multiplies_every_layer_in_int8(int8_bundle: Path, graph: st
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
     onnxruntime.InferenceSession(int8_bundle / graph / "1" / "model.onnx", options, providers=["CPUExecutionProvider"])
-    optimised = onnx.load(tmp_path / "optimised.onnx").graph
+    optimised = onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph
     quantised = [node for node in optimised.node if node.op_type == "DequantizeLinear"]
-    stored = onnx.load(int8_bundle / graph / "1" / "model.onnx").graph
+    stored = onnx.load(int8_bundle / graph / "1" / "model.onnx", load_external_data=False).graph
     constants = {one.name for one in stored.initializer}
     weights = {
         node.output[0] for node in stored.node if node.op_type == "DequantizeLinear" and node.input[0] in constants

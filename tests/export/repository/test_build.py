@@ -138,7 +138,7 @@ def test_a_clip_of_full_size(base_checkpoint: Checkpoint, tmp_path: Path) -> Non
     sizes = profiles(base_checkpoint.findings, base_checkpoint.tokenizer, max_batch=32)
     for spec in graph_specs(half_precision(base_checkpoint.model)):
         graph = typed_onnx_from_module(spec, opset=20)
-        graph.save(tmp_path / "model.onnx", external_above=0)
+        graph.save(tmp_path / "model.onnx")
         weights = sum((tmp_path / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
         shapes = {
             str(value.name): [dim if isinstance(dim, int) else str(dim) for dim in value.shape or []]

@@ -24,13 +24,9 @@ from lrclr_export import ExportOptions, export_bundle
 from lrclr_export.profiles import profiles
 from lrclr_export.repository.triton_config import sizes_of, triton_configs
 from tests import bundles
-from tests.kept_exports import exporting_once
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lrclr.checkpoints import Checkpoint
-    from lrclr_export.onnx.onnx_graph import TypedGraph
 
 REPOSITORY = Path(__file__).parents[3]
 DTYPES = {triton.TYPE_FP32: onnx.TensorProto.FLOAT, triton.TYPE_INT64: onnx.TensorProto.INT64}
@@ -178,38 +174,28 @@ def test_mean_rollout_with_the_lowest_opset_passes_every_gate(checkpoint_folder:
     assert bundle.manifest.opset == 18
 
 
-@pytest.fixture(scope="module")
-def beside(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with its weights beside the graphs."""
-    folder = tmp_path_factory.mktemp("beside") / "bundle"
-    with exporting_once():
-        export_bundle(checkpoint, folder, ExportOptions("fp32", external_data_above=1000))
-    return folder
-
-
-def test_weights_beside_the_graph_are_part_of_the_bundle(beside: Path) -> None:
-    manifest = Bundle(beside).manifest
+def test_weights_beside_the_graph_are_part_of_the_bundle(fp32_bundle: Path) -> None:
+    manifest = Bundle(fp32_bundle).manifest
     for graph in GRAPHS:
         name = f"{graph}/1/model.onnx"
-        assert (beside / f"{name}.data").stat().st_size == manifest.files[f"{name}.data"]["bytes"]
-    # The large table is in another file.
-    assert (beside / "text_encoder/1/model.onnx").stat().st_size < 100_000
+        assert (fp32_bundle / f"{name}.data").stat().st_size == manifest.files[f"{name}.data"]["bytes"]
+    assert (fp32_bundle / "text_encoder/1/model.onnx").stat().st_size < 100_000
 
 
-def test_weights_beside_the_graph_answer_alike(beside: Path, tmp_path: Path) -> None:
-    """The result equals that of the same graphs with their weights inside."""
-    bundle, inside = Bundle(beside), {}
+def test_weights_beside_the_graph_answer_alike(fp32_bundle: Path, tmp_path: Path) -> None:
+    """The result equals that of the same graphs with their weights inside, as former versions wrote them."""
+    bundle, inside = Bundle(fp32_bundle), {}
     for graph in GRAPHS:
         inside[graph] = tmp_path / f"{graph}.onnx"
         onnx.save(onnx.load(bundle.graph_path(graph)), inside[graph])
     images = [read_image(path) for path in sample_paths()[:2]]
     expected = ZeroShotClassifier(bundle, OnnxRuntimeEngine(inside)).predict(images)
-    assert ZeroShotClassifier.from_bundle(beside).predict(images) == expected
+    assert ZeroShotClassifier.from_bundle(fp32_bundle).predict(images) == expected
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_a_changed_byte_in_the_weights_beside_is_noticed(beside: Path, tmp_path: Path, graph: str) -> None:
-    copy = bundles.copied(beside, tmp_path / "copy")
+def test_a_changed_byte_in_the_weights_beside_is_noticed(fp32_bundle: Path, tmp_path: Path, graph: str) -> None:
+    copy = bundles.copied(fp32_bundle, tmp_path / "copy")
     bundles.flip(copy / graph / "1" / "model.onnx.data")
     with pytest.raises(BundleError, match=rf"{graph}/1/model\.onnx\.data was changed since the export"):
         Bundle(copy)
@@ -227,11 +213,3 @@ def test_an_opset_that_is_not_written_is_refused_before_anything_is_done(
             checkpoint, tmp_path / "bundle", ExportOptions("fp32", opset=opset), progress=bundles.no_task_expected()
         )
     assert list(tmp_path.iterdir()) == []
-
-
-def test_weights_go_outside_only_above_the_limit(fp32_graphs: Mapping[str, TypedGraph], tmp_path: Path) -> None:
-    graph = fp32_graphs["fusion_head"]
-    graph.save(tmp_path / "inside.onnx", external_above=graph.weight_bytes)
-    graph.save(tmp_path / "outside.onnx", external_above=graph.weight_bytes - 1)
-    assert not (tmp_path / "inside.onnx.data").exists()
-    assert (tmp_path / "outside.onnx.data").exists()

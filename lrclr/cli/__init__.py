@@ -41,7 +41,7 @@ from lrclr.cli import (
 )
 from lrclr.cli._console import complain
 from lrclr.cli._streams import guarded_streams
-from lrclr.errors import LrclrError
+from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -137,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: Sequence[str], output: Output | None, *, debug: bool) -> int:
     """Run a command and return its exit code, without regard to errors of standard output."""
     try:
+        _require_not_empty(given)
         code = _command()(given or ["--help"], standalone_mode=False, prog_name="lrclr")
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - no traceback may reach a user
         if output is not None and output.failed is not None:
@@ -153,6 +154,18 @@ def _run(given: Sequence[str], output: Output | None, *, debug: bool) -> int:
         # Typer turns Ctrl-C into this exit code and prints nothing.
         complain(_INTERRUPTED_TEXT)
     return code if isinstance(code, int) else 0
+
+
+def _require_not_empty(given: Sequence[str]) -> None:
+    """Refuse an empty argument, which as a path would be the current folder."""
+    for number, argument in enumerate(given, 1):
+        option, _, value = argument.partition("=")
+        if not argument or (option.startswith("--") and argument != option and not value):
+            raise UsageError(
+                f"{option or f'argument {number}'} is empty",
+                why="a shell variable in the command may not be set",
+                fix="Write . for the current folder.",
+            )
 
 
 def _explained(error: BaseException) -> tuple[str, int]:

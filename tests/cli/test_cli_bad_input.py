@@ -105,6 +105,9 @@ def test_a_bad_image_is_named_and_the_other_images_are_answered(
     ("arguments", "reason"),
     [
         (["predict", "no-such-file.png"], "no-such-file.png"),
+        (["predict", ""], "argument 2 is empty: a shell variable in the command may not be set. Write . for"),
+        (["predict", "{image}", "--heatmap="], "--heatmap is empty"),
+        (["evaluate", "", "data.csv"], "argument 2 is empty"),
         (["predict", "{image}", "--alpha", "1.5"], "between 0 and 1"),
         (["predict", "{image}", "--json", "--csv"], "cannot be used together"),
         (["predict", "{image}", "--findings", "{empty}"], "empty"),

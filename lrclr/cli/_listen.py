@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 _TICK = 0.25  # seconds until a signal is heeded
 _GIB = 1 << 30
+_LARGEST_SPOOL = 1 << 30  # GiB; no file system is larger
 
 
 def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     spool: Annotated[Path, typer.Argument(help="Folder for accepted images that are not processed yet.")],
     port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 for any free port.")] = 11112,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    ae_title: Annotated[str, typer.Option("--ae-title", help="AE title of the receiver.")] = "LRCLR",
+    ae_title: Annotated[
+        str, typer.Option("--ae-title", help="AE title of the receiver, also when it sends results.")
+    ] = "LRCLR",
     accept: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,7 +79,9 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     from lrclr.cli._extras import require_pacs
 
-    pacs = _pacs.Pacs(_dicom_results.chosen(sr, sc, gsps), store, token_file, ca_file, allow_http)
+    folders = _dicom_results.chosen(sr, sc, gsps)
+    # The receiver itself repeats what failed, and says so.
+    pacs = _pacs.Pacs(folders, store, token_file, ca_file, allow_http, attempts=1, ae_title=ae_title)
     if not pacs.wants_results:
         raise UsageError("no destination for the results is given", fix="Give --store, --sr, --sc or --gsps.")
     require_pacs()
@@ -88,6 +93,8 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.input_checks import known_codes
     from lrclr.pacs import Listener, ListenOptions
 
+    if not 0 < spool_gib < _LARGEST_SPOOL:
+        raise UsageError(f"--spool-gib {spool_gib:g} is not the size of a spool", fix="Give GiB, such as 10.")
     opened = Bundle(bundle)
     options = ListenOptions(
         host=host,

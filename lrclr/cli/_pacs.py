@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lrclr.dicom_results import Kind
     from lrclr.pacs import Destination, ScoredResults, ScoredSummary, WebOptions
 
-__all__ = ["AllowHttp", "CaFile", "Pacs", "Store", "TokenFile", "is_empty"]
+__all__ = ["AeTitle", "AllowHttp", "CaFile", "Pacs", "Store", "TokenFile", "is_empty"]
 
 Store = Annotated[
     str | None, typer.Option("--store", help="Send structured reports and heat maps to a DICOMweb URL or AE@HOST:PORT.")
@@ -30,6 +30,7 @@ TokenFile = Annotated[
 CaFile = Annotated[
     Path | None, typer.Option("--ca-file", help="PEM certificates of the authorities to trust for DICOMweb.")
 ]
+AeTitle = Annotated[str, typer.Option("--ae-title", help="Our own AE title, for --store AE@HOST:PORT.")]
 AllowHttp = Annotated[bool, typer.Option("--allow-http", help="Allow DICOMweb without encryption over a network.")]
 
 
@@ -45,7 +46,8 @@ class Pacs:
     Attributes:
         folders: the folder for each kind of result.
         store: where results shall be sent.
-        token_file, ca_file, allow_http: see `lrclr.pacs.WebOptions`.
+        token_file, ca_file, allow_http, attempts: see `lrclr.pacs.WebOptions`.
+        ae_title: our own title, for `store`.
     """
 
     folders: dict[Kind, Path]
@@ -53,6 +55,8 @@ class Pacs:
     token_file: Path | None = None
     ca_file: Path | None = None
     allow_http: bool = False
+    attempts: int = 6
+    ae_title: str = "LRCLR"
 
     @property
     def wants_results(self) -> bool:
@@ -70,7 +74,7 @@ class Pacs:
         """How DICOMweb servers are reached."""
         from lrclr.pacs import WebOptions
 
-        return WebOptions(self.token_file, self.ca_file, self.allow_http)
+        return WebOptions(self.token_file, self.ca_file, self.allow_http, self.attempts)
 
     def check(self) -> None:
         """Raise MissingExtraError or UsageError before a command begins its work."""
@@ -107,7 +111,7 @@ class Pacs:
 
         found: dict[str, Destination] = {}
         if self.store:
-            found[self.store] = destination_of(self.store, options=self.web)
+            found[self.store] = destination_of(self.store, options=self.web, calling=self.ae_title)
         ResultFolders.make(self.folders)
         for kind, folder in self.folders.items():
             found[f"{kind}:{folder.absolute()}"] = FolderDestination({kind: folder})

@@ -99,6 +99,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     token_file: _pacs.TokenFile = None,
     ca_file: _pacs.CaFile = None,
     allow_http: _pacs.AllowHttp = False,
+    ae_title: _pacs.AeTitle = "LRCLR",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Score an archive: one row for every image, in Parquet files. Interrupted runs can be continued: run it again.
@@ -140,7 +141,8 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         embeddings=embeddings,
         runner=_runner(runner, workers, {name: value for name, value in ray.items() if value is not None}),
     )
-    pacs = _pacs.Pacs(_dicom_results.chosen(sr, sc, gsps), store, token_file, ca_file, allow_http)
+    folders = _dicom_results.chosen(sr, sc, gsps)
+    pacs = _pacs.Pacs(folders, store, token_file, ca_file, allow_http, ae_title=ae_title)
     pacs.check()
     images = pacs.source(source, query or [])
     if _pacs.is_empty(images):

@@ -28,7 +28,7 @@ def build_presentation(
     Raises:
         ResultRefusedError: the image is in colour.
     """
-    from highdicom import pr
+    from highdicom import PresentationLUTTransformation, pr
     from highdicom.color import CIELabColor
 
     image = source.dataset
@@ -70,8 +70,12 @@ def build_presentation(
         graphic_objects=boxes or None,
         text_objects=texts,
     )
+    # A state replaces what the image says of its grey levels. With IDENTITY, 0 is black, and a MONOCHROME1 image, in
+    # which 0 is white, would be shown inverted (PS3.3, section C.11.6).
+    shape = "INVERSE" if image.PhotometricInterpretation == "MONOCHROME1" else "IDENTITY"
     state = pr.GrayscaleSoftcopyPresentationState(
         referenced_images=[image],
+        presentation_lut_transformation=PresentationLUTTransformation(shape),
         series_instance_uid=uids["series"],
         series_number=series_number,
         sop_instance_uid=uids["instance"],

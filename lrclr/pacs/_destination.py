@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lrclr._addresses import Address
 from lrclr._files import write_whole
 from lrclr.dicom_results import RESULT_SUFFIXES
-from lrclr.errors import MissingExtraError, ServerError, ServerUnavailableError, UsageError
+from lrclr.errors import LrclrError, MissingExtraError, ServerError, ServerUnavailableError, UsageError
 from lrclr.pacs._reachability import Reachability
 from lrclr.pacs._web import DicomwebClient, WebOptions
 
@@ -31,6 +31,7 @@ __all__ = [
 
 _NETWORK_SECONDS: Final = 60
 _DUPLICATE: Final = 0x0111
+_UNCOMPRESSED: Final = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]  # Explicit and Implicit VR Little Endian
 
 
 class Destination(Protocol):
@@ -113,10 +114,17 @@ class DimseDestination:
         entity.connection_timeout = 10
         objects = [dcmread(BytesIO(content)) for _, content in results.values()]
         for each in objects:
-            entity.add_requested_context(each.SOPClassUID, each.file_meta.TransferSyntaxUID)
+            syntax = each.file_meta.TransferSyntaxUID
+            entity.add_requested_context(each.SOPClassUID, syntax)
+            if syntax.is_compressed:
+                entity.add_requested_context(each.SOPClassUID, _UNCOMPRESSED)
         place = f"{self.ae_title}@{self.address}"
         self._reachability.check(place)
-        association = entity.associate(self.address.host, self.address.port, ae_title=self.ae_title)
+        try:
+            association = entity.associate(self.address.host, self.address.port, ae_title=self.ae_title)
+        except OSError as error:  # the name cannot be resolved
+            self._reachability.note(succeeded=False, answered=False)
+            raise ServerUnavailableError(f"{place} cannot be reached", why=error.strerror) from None
         self._reachability.note(
             succeeded=association.is_established,
             answered=association.is_rejected or association.acceptor.primitive is not None,
@@ -124,32 +132,50 @@ class DimseDestination:
         if not association.is_established:
             why = "it does not answer"
             if association.is_rejected:
-                why = "it rejects this AE title"
+                why = f"it rejects a connection from the AE title {self.calling} to {self.ae_title}"
             elif association.acceptor.primitive is not None:
                 # It answered, with no presentation context in common.
                 why = "it does not accept them"
             raise ServerUnavailableError(f"{place} takes no results", why=why)
+        failures = []
         try:
             for each in objects:
-                _check_status(place, self._send(association, each))
+                try:
+                    self._send(association, each, place)
+                except LrclrError as error:
+                    # The other objects are sent nevertheless.
+                    failures.append(error)
         finally:
             association.release()
+        if failures:
+            raise failures[0]
 
     @staticmethod
-    def _send(association: object, dataset: object) -> int | None:
+    def _send(association: Any, dataset: Any, place: str) -> None:
+        """Send an object, uncompressed if the receiver does not accept it as it is."""
+        accepted = {
+            context.transfer_syntax[0]
+            for context in association.accepted_contexts
+            if context.abstract_syntax == dataset.SOPClassUID
+        }
+        if not accepted and association.is_established:
+            raise ServerError(
+                f"{place} did not take a result",
+                why=f"it accepts no {dataset.SOPClassUID.name} as it is, nor uncompressed",
+            )
+        if dataset.file_meta.TransferSyntaxUID not in accepted:
+            dataset.decompress(generate_instance_uid=False)
         try:
-            answer = association.send_c_store(dataset)  # type: ignore[attr-defined]
+            answer = association.send_c_store(dataset)
         except (ValueError, RuntimeError):
-            # No presentation context was accepted for the class, or the association ended.
-            return None
-        return int(answer.Status) if "Status" in answer else None
+            # The association ended.
+            answer = {}
+        _check_status(place, int(answer.Status) if "Status" in answer else None)
 
 
 def _check_status(place: str, status: int | None) -> None:
     if status is None:
-        raise ServerUnavailableError(
-            f"{place} did not take the results", why="it does not accept them, or did not answer"
-        )
+        raise ServerUnavailableError(f"{place} did not take the results", why="it did not answer")
     # Bxxx: stored with a warning (PS3.4, table B.2-1).
     if status not in {0, _DUPLICATE} and status >> 12 != 0xB:
         kind = ServerUnavailableError if status >> 8 == 0xA7 else ServerError
@@ -169,7 +195,12 @@ def destination_of(text: str, *, options: WebOptions | None = None, calling: str
         raise UsageError(
             "--store names no place to send results to", fix="Give https://HOST/dicom-web, or AE@HOST:PORT."
         )
-    return DimseDestination(checked_ae_title(title), Address.parse(place), calling)
+    try:
+        address = Address.parse(place)
+    except UsageError as error:
+        fix = "Give AE@HOST:PORT, for example ORTHANC@127.0.0.1:4242."
+        raise UsageError(f"--store: {error.what}", why=error.why, fix=fix) from None
+    return DimseDestination(checked_ae_title(title), address, checked_ae_title(calling))
 
 
 def checked_ae_title(title: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -35,6 +36,7 @@ _CANNOT_UNDERSTAND: Final = 0xC000
 _VERIFICATION: Final = "1.2.840.10008.1.1"
 _IDLE_SECONDS: Final = 0.2
 _LONGEST_PAUSE: Final = 300.0
+_STOP_SECONDS: Final = 8.0  # for a request to an archive that does not answer; supervisors often kill after ten
 # Connections without a request for an association count, until they are closed for their silence.
 _ASSOCIATIONS: Final = 100
 
@@ -87,8 +89,14 @@ class ListenOptions:
                 f"every sender that reaches {self.host} could push images",
                 fix="Name the senders with --accept AE, once for each.",
             )
-        if self.batch_size < 1 or self.spool_bytes < 1:
-            raise UsageError("a batch needs at least one image, and the spool at least one byte")
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"{self.port} is not a port", fix="Give a number up to 65535, or 0 for any free port.")
+        if self.batch_size < 1:
+            raise UsageError("a batch needs at least one image")
+        if self.spool_bytes < 1:
+            raise UsageError("the spool needs at least one byte")
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise UsageError(f"alpha is {self.alpha:g}. It must be between 0 and 1")
 
 
 class Listener:
@@ -132,6 +140,8 @@ class Listener:
         self._made = threading.Event()
         self._threads: list[threading.Thread] = []
         self._failure: BaseException | None = None
+        self._ignored: set[str] = set()  # classes of objects that are not kept
+        self._taken: dict[str, set[int]] = {}  # destinations that have the results of an instance, by their numbers
 
     def __enter__(self) -> Self:
         try:
@@ -156,8 +166,10 @@ class Listener:
         self._stopped.set()
         self._arrived.set()
         self._made.set()
+        # What is under way in a thread that does not end in time is done again after the next start.
+        latest = time.monotonic() + _STOP_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, latest - time.monotonic()))
         self.spool.close()
 
     def check(self) -> None:
@@ -166,15 +178,16 @@ class Listener:
             raise self._failure
 
     def _listen(self) -> Any:
-        from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
+        from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 
         entity = AE(self.options.ae_title)
         entity.require_called_aet = True
         entity.require_calling_aet = list(self.options.accept)
         entity.maximum_associations = _ASSOCIATIONS
         entity.add_supported_context(_VERIFICATION)
-        for sop_class in IMAGE_CLASSES:
-            entity.add_supported_context(sop_class, ALL_TRANSFER_SYNTAXES)
+        # Some senders send nothing of a study of which one object would not be accepted.
+        for context in AllStoragePresentationContexts:
+            entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
         handlers = [
             (evt.EVT_CONN_OPEN, self._connections.opened),
             (evt.EVT_C_STORE, self._receive),
@@ -191,6 +204,12 @@ class Listener:
     def _receive(self, event: Any) -> int:
         """Status for one instance."""
         self._connections.completed(event)
+        sop_class = event.request.AffectedSOPClassUID
+        if sop_class not in IMAGE_CLASSES:
+            if sop_class not in self._ignored:
+                self._ignored.add(sop_class)
+                self._on_event(f"objects of the class {sop_class.name} are accepted and not kept: they get no results")
+            return _SUCCESS
         try:
             content = event.encoded_dataset()
             if len(content) > self.options.limits.max_bytes:
@@ -265,8 +284,7 @@ class Listener:
     def _finish(self, uid: str, result: FileResult) -> None:
         prediction = result.prediction
         if prediction is None:
-            # The text of the error may name the file; what is wrong with it is in `why`.
-            reason = (result.error and (result.error.why or result.error.what)) or "it cannot be read"
+            reason = "it cannot be read" if result.error is None else _without_path(result.error, result.path)
             self._put_aside(uid, reason, None)
             return
         try:
@@ -310,7 +328,7 @@ class Listener:
         refusals: Counter[str] = Counter()
         while not self._stopped.is_set():
             self._made.clear()
-            failed = False
+            failed, away = False, set[int]()
             try:
                 # Results that were refused come last: those of one image must not keep back the others.
                 outgoing = sorted(self.spool.outgoing(), key=lambda uid: refusals[uid])
@@ -321,22 +339,53 @@ class Listener:
                 if self._stopped.is_set():
                     return
                 try:
-                    results = self.spool.results(uid)
-                    for destination in self._destinations:
-                        destination.store(results)
-                    self.spool.answered(uid)
-                except LrclrError as error:
-                    failed = True
-                    refusals[uid] += 1
+                    whole = self._send_results(uid, away)
+                except SpoolError as error:
                     self._on_event(f"results could not be sent and are kept: {error}")
-                    if isinstance(error, ServerUnavailableError):
-                        # The other results would fail, too.
-                        break
-                else:
+                    whole = False
+                if whole:
                     refusals.pop(uid, None)
                     pause = 0.0
+                else:
+                    failed = True
+                    refusals[uid] += 1
             if failed:
                 pause = self._longer(pause)
                 self._stopped.wait(pause)
             else:
                 self._made.wait(_IDLE_SECONDS)
+
+    def _send_results(self, uid: str, away: set[int]) -> bool:
+        """Send the results of an instance to the destinations that lack them.
+
+        Args:
+            uid: of the instance.
+            away: numbers of the destinations that do not answer now; they are not asked. One that does not answer this
+                time is added.
+
+        Returns:
+            Whether all destinations have the results.
+        """
+        taken = self._taken.setdefault(uid, set())
+        missing = [number for number in range(len(self._destinations)) if number not in taken | away]
+        results = self.spool.results(uid) if missing else {}
+        for number in missing:
+            try:
+                self._destinations[number].store(results)
+            except LrclrError as error:
+                self._on_event(f"results could not be sent and are kept: {error}")
+                if isinstance(error, ServerUnavailableError):
+                    away.add(number)
+            else:
+                taken.add(number)
+        if len(taken) < len(self._destinations):
+            return False
+        self.spool.answered(uid)
+        del self._taken[uid]
+        return True
+
+
+def _without_path(error: LrclrError, path: Path) -> str:
+    """What an error says of a file, without the file's name, which is a UID."""
+    text = error.what if error.why is None else f"{error.what}: {error.why}"
+    return text.replace(str(path), "the file").replace(path.name, "the file")

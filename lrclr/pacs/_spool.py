@@ -7,7 +7,8 @@ between any two of them:
 2. ``results/UID/``: its results, whole. The instance itself is deleted afterwards.
 3. The ledger says that the results were taken. They are deleted afterwards.
 
-``failed/`` holds instances that have no results, each with a text file that says why.
+``failed/`` holds instances that have no results, each with a text file that says why. When the spool is full, the
+oldest instances in it make room for new ones; their text files stay.
 """
 
 from __future__ import annotations
@@ -128,8 +129,9 @@ class Spool:
             if target.exists() or (self._results / uid).exists() or self.is_answered(uid):
                 return False
             if self._bytes + len(content) > self._most:
-                # Files in the folder `failed` are removed by people.
+                # People may have removed files in the folder `failed`.
                 self._bytes = self._measured()
+                self._remove_failed(self._bytes + len(content) - self._most)
             if self._bytes + len(content) > self._most:
                 raise SpoolFullError("the spool is full", why=f"it holds {self._bytes} of {self._most} bytes")
             _write_durably(target, content)
@@ -237,6 +239,17 @@ class Spool:
                 with contextlib.suppress(FileNotFoundError):
                     size += file.stat().st_size if file.is_file() else 0
         return size
+
+    def _remove_failed(self, size: int) -> None:
+        """Delete the oldest instances without results, until they have freed so many bytes."""
+        files = sorted((file.stat().st_mtime_ns, file) for file in self._failed.glob("*.dcm")) if size > 0 else []
+        for _, file in files:
+            if size <= 0:
+                return
+            freed = file.stat().st_size
+            file.unlink()
+            size -= freed
+            self._bytes -= freed
 
     def _drop(self, file: Path) -> None:
         with contextlib.suppress(FileNotFoundError):

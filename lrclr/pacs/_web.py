@@ -7,6 +7,7 @@ import os
 import random
 import re
 import secrets
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
@@ -82,7 +83,8 @@ class DicomwebClient:
         options: how it is reached.
 
     Raises:
-        UsageError: the URL cannot be used, or would send studies unencrypted over a network.
+        UsageError: the URL cannot be used, or would send studies unencrypted over a network, or the token or the
+            certificates cannot be read.
         MissingExtraError: requests is not installed.
 
     Attributes:
@@ -98,6 +100,7 @@ class DicomwebClient:
         except ImportError:
             raise MissingExtraError("requests", "pacs", "DICOMweb") from None
         self._authorization()
+        _check_certificates(self.options.ca_file)
         self._local = threading.local()
         self._reachability = Reachability()
 
@@ -238,7 +241,7 @@ class DicomwebClient:
                         fix="Give the certificate of its authority with --ca-file.",
                     ) from None
                 why = "the encrypted connection failed"
-            except requests.exceptions.RequestException as error:
+            except OSError as error:  # also the errors of requests
                 # Its text may quote the URL, with what was searched for.
                 why = "it did not answer in time" if isinstance(error, requests.Timeout) else "the connection failed"
         self._reachability.note(succeeded=False, answered=answered)
@@ -301,6 +304,16 @@ class _Authorization:
         if value is not None:
             request.headers["Authorization"] = value
         return request
+
+
+def _check_certificates(file: Path | None) -> None:
+    if file is None:
+        return
+    try:
+        ssl.create_default_context(cafile=None if file.is_dir() else file, capath=file if file.is_dir() else None)
+    except OSError as error:  # also ssl.SSLError
+        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise UsageError(f"the certificates {file} cannot be read", why=why) from None
 
 
 def _checked_url(url: str, *, allow_http: bool) -> str:

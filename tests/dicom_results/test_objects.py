@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from lrclr._version import __version__
 from lrclr.dicom_results import FINDING_CODES, KINDS, DicomSource, ResultBuilder, ResultModel, finding_code
@@ -154,6 +155,25 @@ def test_dcmtk_can_read_the_report(objects: Objects) -> None:
 
 def test_dcmtk_accepts_the_presentation_state(objects: Objects) -> None:
     assert "Test passed" in conformance.dcmtk("dcmpschk", objects["effusion", "gsps"])
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_presentation_state_leaves_the_grey_levels(
+    photometric: str, model: ResultModel, predictions: dict[str, Prediction], tmp_path: Path
+) -> None:
+    """dcmtk renders the same picture with the state and without it."""
+    image, state = tmp_path / "image.dcm", tmp_path / "state.dcm"
+    dataset = pydicom.dcmread(_path("normal"))
+    dataset.decompress(generate_instance_uid=False)
+    dataset.PhotometricInterpretation = photometric
+    dataset.PresentationLUTShape = "INVERSE" if photometric == "MONOCHROME1" else "IDENTITY"
+    dataset.save_as(image)
+    source = DicomSource.read(image.read_bytes())
+    state.write_bytes(ResultBuilder(model).build("gsps", source, predictions["normal"]))
+    conformance.dcmtk("dcmp2pgm", image, tmp_path / "without.pgm")
+    conformance.dcmtk("dcmp2pgm", "-p", state, image, tmp_path / "with.pgm")
+    pictures = [np.asarray(Image.open(tmp_path / f"{name}.pgm"), float).ravel() for name in ("without", "with")]
+    assert np.corrcoef(pictures)[0, 1] > 0.999
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -472,3 +472,14 @@ def test_the_ray_runner_gives_the_same_rows(archive: Orthanc, fp32_bundle: Path,
     assert len(found[0]) == STUDIES
     reports = [sorted(file.name for file in (tmp_path / "sr" / name).iterdir()) for name in ("local", "ray")]
     assert reports[0] == reports[1]
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "No such file"), (b"no certificate", "no certificate in PEM")])
+def test_certificates_that_cannot_be_read_are_refused_at_once(
+    content: bytes | None, reason: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "authorities.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UsageError, match=reason):
+        DicomwebClient("https://pacs.example/dicom-web", WebOptions(ca_file=file))

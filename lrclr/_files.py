@@ -163,6 +163,14 @@ def check_not_input(output: Path, inputs: Iterable[Path]) -> None:
         raise UsageError(f"{output} is one of the files to read", fix="Choose another name for the output.")
 
 
+def check_outside(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise UsageError if a path to write is inside a folder to read, which would then hold a foreign file."""
+    place = output.resolve()
+    for each in inputs:
+        if each.is_dir() and each.resolve() in place.parents:
+            raise UsageError(f"{output} is inside {each}, which is read", fix="Choose a place outside of it.")
+
+
 def check_is_folder(folder: Path) -> None:
     """Raise UsageError if a path exists and is not a folder; a link to a folder is not a folder."""
     if folder.is_symlink():

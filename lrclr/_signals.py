@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["stop_signals_raise"]
+__all__ = ["raise_again_if_stopped", "stop_signals_raise"]
 
 _REPEATED: Final = 2.0  # seconds; time enough to save a part of an archive
 _DEFAULTS: Final[dict[signal.Signals, Any]] = {
@@ -27,6 +27,7 @@ class _StopHandler:
 
     def __init__(self) -> None:
         self._last = float("-inf")
+        self._raised: int | None = None
         self.ended = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -36,10 +37,15 @@ class _StopHandler:
             signal.signal(number, _DEFAULTS[signal.Signals(number)])
             signal.raise_signal(number)
             return
-        self._last = time.monotonic()
-        if number == signal.SIGINT:
+        self._last, self._raised = time.monotonic(), number
+        self.raise_again()
+
+    def raise_again(self) -> None:
+        """Raise for the last signal, if there was one."""
+        if self._raised == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + number)
+        if self._raised is not None:
+            raise SystemExit(128 + self._raised)
 
     @property
     def ignores_signals(self) -> bool:
@@ -70,6 +76,17 @@ class _StopHandler:
         for one in installed:
             if self.ignores_signals and signal.getsignal(one) is self:
                 signal.signal(one, signal.SIG_IGN)
+
+
+def raise_again_if_stopped() -> None:
+    """Raise for a signal of a block of `stop_signals_raise` that goes on.
+
+    Python prints and drops an exception that a handler raises while an object is deleted.
+    """
+    for one in _DEFAULTS:
+        handler = signal.getsignal(one)
+        if isinstance(handler, _StopHandler):
+            handler.raise_again()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lrclr.text import ClipTokenizer, FindingSet
 
 _COMMON_BATCH = 8
+_MOST_IMAGES = 1024
 _FEWEST_TOKENS = 2  # of an empty prompt: its beginning and its end
 
 Profile = dict[str, list[int]]
@@ -29,8 +30,10 @@ def profiles(findings: FindingSet, tokenizer: ClipTokenizer, *, max_batch: int) 
     Raises:
         UsageError: no image fits.
     """
-    if max_batch < 1:
-        raise UsageError(f"a batch of {max_batch} images is not possible", fix="--max-batch must be at least 1.")
+    if not 1 <= max_batch <= _MOST_IMAGES:
+        raise UsageError(
+            f"a batch of {max_batch} images is not possible", fix=f"--max-batch must be from 1 to {_MOST_IMAGES}."
+        )
     lengths = tokenizer.encode(findings.prompts, truncate=True).mask.sum(1)
     count, length = len(lengths), max(_FEWEST_TOKENS, int(lengths.max()))
     texts = {

@@ -69,6 +69,8 @@ def init_checkpoint(architecture: str, *, seed: int = 0, preprocess: str = "chex
     """
     if architecture not in ARCHITECTURES:
         raise UsageError(f"there is no architecture {architecture!r}", fix=f"Choose from {', '.join(ARCHITECTURES)}.")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"{seed} is not a seed", fix="Give a number from 0 to 2^63 - 1.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LrclrModel(LrclrConfig(**{**ARCHITECTURES[architecture], **config}))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lrclr._files import check_outside
 from lrclr.cli._console import note
 from lrclr.cli._extras import require_torch
 from lrclr.errors import UsageError
@@ -188,6 +189,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
     means, stds = _triple("--mean", mean), _triple("--std", std)
     stated = load_card(card)
     check_folder(source, options)
+    check_outside(folder, [source])
     require_torch()
     from lrclr.checkpoints import load_checkpoint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -115,7 +116,7 @@ def _command(platform: Literal["kubernetes", "kserve"]) -> Callable[..., None]:
         write = write_kubernetes if platform == "kubernetes" else write_kserve
         for file in write(bundle, output, options):
             out().print(str(file))
-        note(f"install it with: helm install {name} {output} --namespace NAMESPACE")
+        note(f"install it with: helm install {name} {shlex.quote(str(output))} --namespace NAMESPACE")
         note(RESEARCH_ONLY)
 
     return command

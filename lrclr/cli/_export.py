@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lrclr._files import check_outside
 from lrclr.card import ModelCard
 from lrclr.cli._checkpoints import (
     Activation,
@@ -154,6 +155,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     reading = read_options(heads, activation, key, preprocess, tokenizer)
     for checkpoint in checkpoints:
         check_folder(checkpoint, reading)
+    check_outside(output, checkpoints)
     require_export()
     from lrclr_export import (
         BuildOptions,

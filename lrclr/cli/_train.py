@@ -12,10 +12,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lrclr._files import check_outside
 from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
 from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, err, note, out
 from lrclr.cli._extras import require_train
-from lrclr.errors import LrclrError
+from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,11 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     base: Annotated[Path, typer.Option("--base", help="Checkpoint to start from, of any kind that lrclr reads.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
     validation: Annotated[
-        Path | None, typer.Option("--validation", help="Dataset to validate on.  [default: a part of DATASET]")
+        Path | None,
+        typer.Option(
+            "--validation",
+            help="Dataset to validate on.  [default: the rows of DATASET whose split is validation, if there are any]",
+        ),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the training data.")] = 10,
     max_steps: Annotated[int | None, typer.Option("--max-steps", help="Number of steps, instead of --epochs.")] = None,
@@ -121,6 +126,9 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     reading = read_options(heads, activation, key, preprocess, tokenizer)
     check_folder(base, reading)
+    check_outside(output, [base])
+    if overwrite:
+        _check_kept(output, [base, dataset, validation, findings])
     require_train()
     from lrclr.checkpoints import load_checkpoint
     from lrclr.cli._findings import load_findings
@@ -175,6 +183,13 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
             )
     if _is_first():
         _conclude(result)
+
+
+def _check_kept(folder: Path, inputs: list[Path | None]) -> None:
+    """Raise UsageError if the folder of a run that is replaced contains something to read."""
+    for each in inputs:
+        if each is not None and folder.resolve() in (each.resolve(), *each.resolve().parents):
+            raise UsageError(f"{each} is in {folder}, which --overwrite replaces", fix="Choose another folder.")
 
 
 def _is_first() -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from lrclr._files import refuse_other_files, replace_directory, sha256_of
+from lrclr._files import check_outside, refuse_other_files, replace_directory, sha256_of
 from lrclr.bundle import Bundle
 from lrclr.deploy._facts import Facts
 from lrclr.deploy._resources import cpu, memory, shared_memory, temporary
@@ -118,6 +118,7 @@ def values(platform: str, facts: Facts, options: DeployOptions) -> dict[str, Any
 
 
 def _write(platform: str, bundle: Path, folder: Path, options: DeployOptions) -> list[Path]:
+    check_outside(folder, [bundle])
     facts = Facts.of(Bundle(bundle), options)
     text = yaml.safe_dump(values(platform, facts, options), sort_keys=False, width=110, default_flow_style=False)
     files = {**_chart(), "values.yaml": (_HEAD.format(platform=platform, sha256=facts.sha256) + text).encode()}

@@ -92,7 +92,7 @@ class Facts:
             feature_bytes=sum(map(_features, manifest.members)),
             activation_bytes=sum(_activations(each, manifest.serving) for each in manifest.members),
             instances=options.instances or _instances(bundle, names.classifier),
-            gpu=engine != "onnxruntime" if options.gpu is None else options.gpu,
+            gpu=engine.startswith("tensorrt") if options.gpu is None else options.gpu,
         )
 
 

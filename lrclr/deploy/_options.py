@@ -19,7 +19,12 @@ __all__ = ["DeployOptions"]
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LONGEST_NAME: Final = 40
-_QUANTITY: Final = re.compile(r"[1-9][0-9]*(\.[0-9]+)?(m|Ki|Mi|Gi|Ti|k|M|G|T)?")
+_CPU: Final = re.compile(r"(?=.*[1-9])([0-9]{1,4}(\.[0-9]{1,3})?|[0-9]{1,7}m)")
+_MEMORY: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_BYTES: Final = {None: 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BYTES_OF_POWERS: Final = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_LEAST_MEMORY: Final = 2**30
+_LONGEST_PREFIX: Final = 253
 # Registry with port, path, tag, digest; without characters that are special in YAML or a shell.
 _IMAGE: Final = re.compile(r"[a-z0-9]([a-z0-9._:/-]*[a-z0-9])?(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?")
 _LABEL_KEY: Final = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -95,14 +100,14 @@ class DeployOptions:
                 raise UsageError(
                     f"{image!r} is not an image reference", fix="Use REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:…"
                 )
-        for what in ("memory", "cpu"):
-            quantity = getattr(self, what)
-            if quantity is not None and not _QUANTITY.fullmatch(quantity):
-                raise UsageError(f"{quantity!r} is not an amount of {what}", fix="Use for example 6Gi, or 4.")
+        if self.cpu is not None and not _CPU.fullmatch(self.cpu):
+            raise UsageError(f"{self.cpu!r} is not a number of processors", fix="Use for example 2, 0.5 or 500m.")
+        if self.memory is not None:
+            _check_memory(self.memory)
         key, separator, value = self.clients.partition("=")
-        if not (separator and _LABEL_KEY.fullmatch(key) and _LABEL_VALUE.fullmatch(value)):
+        if not (separator and _is_label_key(key) and _LABEL_VALUE.fullmatch(value)):
             raise UsageError(f"{self.clients!r} is not a label", fix="Use KEY=VALUE.")
-        if not _LABEL_KEY.fullmatch(self.gpu_resource) or "/" not in self.gpu_resource:
+        if not _is_label_key(self.gpu_resource) or "/" not in self.gpu_resource:
             raise UsageError(f"{self.gpu_resource!r} is not a resource", fix="Use for example nvidia.com/gpu.")
         self._check_numbers()
         if self.origin.kind != "s3" and (self.fetch_image or self.secret):
@@ -127,3 +132,16 @@ class DeployOptions:
     def origin(self) -> Source:
         """The parsed `source`."""
         return Source.parse(self.source or f"pvc://{self.name}-bundle")
+
+
+def _check_memory(text: str) -> None:
+    found = _MEMORY.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{text!r} is not an amount of memory", fix="Use for example 6Gi.")
+    if float(found[1]) * (_BYTES | _BYTES_OF_POWERS)[found[2]] < _LEAST_MEMORY:
+        raise UsageError(f"a server cannot run with {text} of memory", fix="Give at least 1Gi, or omit --memory.")
+
+
+def _is_label_key(text: str) -> bool:
+    prefix, slash, _ = text.rpartition("/")
+    return bool(_LABEL_KEY.fullmatch(text)) and (not slash or len(prefix) <= _LONGEST_PREFIX)

@@ -238,7 +238,7 @@ def _after_group_2(tag: int, _vr: str | None, _length: int) -> bool:
 
 def _frame_index(count: int, frame: int | None) -> int:
     if frame is None and count > 1:
-        fix = f"Choose one with --frame (in Python frame=), 0 to {count - 1}."
+        fix = f"Choose a frame from 0 to {count - 1} (--frame, in Python frame=)."
         raise ImageError(f"the DICOM file has {count} frames", fix=fix)
     if frame is not None and frame >= count:
         raise ImageError(f"frame {frame} does not exist: the DICOM file has {count} frame(s), counted from 0")

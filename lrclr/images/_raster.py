@@ -127,7 +127,7 @@ def _refuse_truncated() -> None:
 
 def _select(image: ImageFile.ImageFile, frame: int | None) -> None:
     if frame is None and getattr(image, "is_animated", False):
-        fix = "Choose one with --frame (in Python frame=), counted from 0."
+        fix = "Choose a frame, counted from 0 (--frame, in Python frame=)."
         raise ImageError(f"the file has {_frame_count(image)} frames", fix=fix)
     if frame:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,11 +84,11 @@ def choose_rows(
         notes.append(f"{useless} of {plural(len(judged), 'validation row')} have neither a text nor a label")
     if not kept:
         splits = sorted({row.split for row in dataset.rows})
-        raise UsageError(
-            f"{dataset.path} has no row to train on",
-            why=f"none of its {plural(len(dataset.rows), 'usable row')} is in split 'train' and has a report or a "
-            f"label of 1 or 0; its splits are {', '.join(map(repr, splits))}",
-        )
+        why = f"its splits are {', '.join(map(repr, splits))}, and none is 'train'"
+        if training:
+            reasons = Counter(problem.text for problem in problems).most_common(3)
+            why = "; ".join(f"{plural(count, 'row')}: {reason}" for reason, count in reasons)
+        raise UsageError(f"{dataset.path} has no row to train on", why=why)
     if cut:
         notes.append(f"{cut} of {plural(len(kept), 'report')} are longer than the input of the text tower and are cut")
     notes += _notes_on(kept)

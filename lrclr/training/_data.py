@@ -5,6 +5,7 @@ A resumed run therefore has the same batches as an uninterrupted one, with any n
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,6 +106,12 @@ class _Collator:
         }
 
 
+def _leave_signals(_worker: int) -> None:
+    """Let the training process end its workers. Ctrl-C in a terminal goes to all of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def loader(
     items: Items,
     batches: Sampler[list[tuple[int, int]]] | list[list[tuple[int, int]]],
@@ -117,5 +124,6 @@ def loader(
         batch_sampler=batches,
         collate_fn=_Collator(tokenizer),
         num_workers=workers,
+        worker_init_fn=_leave_signals,
         pin_memory=torch.cuda.is_available(),
     )

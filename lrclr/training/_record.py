@@ -18,7 +18,7 @@ from lrclr._processors import processors
 from lrclr._version import __version__, installed_versions
 from lrclr.card import ModelCard
 from lrclr.errors import LrclrError, UsageError
-from lrclr.training._trainer import last_state
+from lrclr.training._trainer import best_step_of, last_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,12 +71,19 @@ def begin_run(folder: Path, record: Mapping[str, Any], settings: TrainSettings, 
 
     Raises:
         UsageError: the existing run has other settings.
-        LrclrError: the folder cannot be written, or its settings are damaged.
+        LrclrError: the folder cannot be written, or a file of the run is damaged or missing.
     """
-    if not overwrite and (folder / SETTINGS).exists():
+    if not overwrite and any((folder / name).exists() for name in (SETTINGS, STEPS, CHECKPOINT)):
         _check_same(folder / SETTINGS, record, settings)
         _sweep(folder)
-        return last_state(folder / STEPS)
+        state = last_state(folder / STEPS)
+        if state is not None and best_step_of(state) and not (folder / CHECKPOINT).exists():
+            raise LrclrError(
+                f"{folder / CHECKPOINT} is missing",
+                why=f"it had the best network so far, of step {best_step_of(state)}",
+                fix="Put it back, or start the run again with --overwrite.",
+            )
+        return state
     for name in OWN:
         if name != PIXELS:
             _delete(folder / name)
@@ -116,7 +123,7 @@ def _check_same(file: Path, record: Mapping[str, Any], settings: TrainSettings) 
         }
         changed += [name for key, name in names.items() if before[key] != record[key]]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise LrclrError(f"{file} is damaged", fix="Start the run again with --overwrite.") from error
+        raise LrclrError(f"{file} is damaged or missing", fix="Start the run again with --overwrite.") from error
     if changed:
         raise UsageError(
             f"the run in {file.parent} cannot be resumed with other settings",

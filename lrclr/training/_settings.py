@@ -25,6 +25,7 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "text": ("report", "sentences"),
     "region_rollout": ("per_head", "mean"),
 }
+MOST_SEED: Final = 2**63 - 1
 # Settings that may change when a run is resumed: they do not affect the result.
 _INCIDENTAL: Final = ("workers", "keep")
 
@@ -103,8 +104,9 @@ class TrainSettings:
             raise UsageError("no weights are tuned: both towers are frozen, and there is no local loss")
 
     def _check_whole_numbers(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("keep", 1), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 2), ("keep", 1)):
             _check_whole(name, getattr(self, name), least)
+        _check_whole("seed", self.seed, 0, most=MOST_SEED)
         for name in ("workers", "save_every", "evaluate_every"):
             _check_whole(name, getattr(self, name), 0)
         for name in ("max_steps", "region_top_k"):
@@ -160,10 +162,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise _bad(name, value, f"a whole number of {least} or more")
+def _check_whole(name: str, value: object, least: int, most: int = 10**9) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise _bad(name, value, f"a whole number from {least} to {most}")
 
 
 def _bad(name: str, value: object, expected: str) -> UsageError:
-    return UsageError(f"training cannot use {name} = {value!r}", fix=f"It must be {expected}.")
+    option = {"learning_rate": " (--lr)", "tower_learning_rate": " (--tower-lr)"}.get(name, "")
+    return UsageError(f"training cannot use {name}{option} = {value!r}", fix=f"It must be {expected}.")

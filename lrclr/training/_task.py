@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,8 +47,8 @@ class LossSettings:
     def __post_init__(self) -> None:
         if self.local not in ("none", "pair", "pair+words"):
             raise UsageError(f"unknown local loss {self.local!r}", fix="Choose none, pair or pair+words.")
-        if self.local_weight < 0:
-            raise UsageError("the weight of the local loss must not be below 0")
+        if not 0 <= self.local_weight < math.inf:
+            raise UsageError("the weight of the local loss must be a number of 0 or more")
         if self.encode_at_once < 0 or self.pairs_at_once < 0:
             raise UsageError("the size of a piece must not be below 0")
 

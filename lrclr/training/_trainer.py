@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 
 from lrclr._files import replace_directory
+from lrclr._signals import raise_again_if_stopped
 from lrclr.checkpoints._checkpoint import _save_weights
-from lrclr.errors import LrclrError, NonFiniteError
+from lrclr.errors import LrclrError, NonFiniteError, first_line
 from lrclr.training._data import Draws, loader
 from lrclr.training._parameters import frozen_parts, parameter_groups
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from torch.utils.data import DataLoader
-    from transformers import TrainerControl, TrainerState
+    from transformers import TrainerControl
 
     from lrclr.text import ClipTokenizer
     from lrclr.training._data import Items
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from lrclr.training._task import ContrastiveTask
     from lrclr.training._validation import Validation
 
-__all__ = ["ContrastiveTrainer", "last_state", "training_arguments"]
+__all__ = ["ContrastiveTrainer", "best_step_of", "last_state", "training_arguments"]
 
 WEIGHTS: Final = "model.safetensors"
 _STATE: Final = re.compile(r"checkpoint-(\d+)")
@@ -202,6 +204,20 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]
         self.state.best_metric, self.state.best_global_step = auroc, self.state.global_step
         return True
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with reading_state(Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        with reading_state(Path(checkpoint)):
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
+                # Otherwise Trainer would go on with a new one.
+                Path(checkpoint, name).stat()
+            super()._load_optimizer_and_scheduler(checkpoint)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 - Trainer's signature
         """Write a resumable state, whole or not at all, and delete old ones."""
         root = Path(self.args.output_dir)
@@ -242,6 +258,7 @@ class _Schedule(TrainerCallback):  # type: ignore[misc]
             model.model.logit_scale.clamp_(max=_WARMEST)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        raise_again_if_stopped()
         at_end = state.global_step >= state.max_steps
         control.should_evaluate = self._evaluates and (at_end or state.global_step % int(args.eval_steps) == 0)
         # An entry that spans a save would lose its beginning when the run is resumed there.
@@ -252,6 +269,30 @@ def last_state(folder: Path) -> Path | None:
     """The newest resumable state, or None."""
     states = _states(folder)
     return states[-1][1] if states else None
+
+
+@contextlib.contextmanager
+def reading_state(state: Path) -> Iterator[None]:
+    """Raise LrclrError for what the libraries raise if a file of a saved state is damaged or missing."""
+    try:
+        yield
+    except Exception as error:  # each library has its own
+        older = [each for _, each in _states(state.parent) if each != state]
+        fix = (
+            f"Delete it: the run then continues from {older[-1].name}." if older else "Start the run with --overwrite."
+        )
+        raise LrclrError(f"the saved state {state} is damaged", why=first_line(error), fix=fix) from error
+
+
+def best_step_of(state: Path) -> int | None:
+    """The step with the best network so far, of a saved state.
+
+    Raises:
+        LrclrError: the state is damaged.
+    """
+    with reading_state(state):
+        best: int | None = TrainerState.load_from_json(str(state / TRAINER_STATE_NAME)).best_global_step
+    return best
 
 
 def _states(folder: Path) -> list[tuple[int, Path]]:
@@ -274,5 +315,5 @@ def _not_finite(what: str, step: int) -> LrclrError:
     return NonFiniteError(
         f"the {what} of step {step + 1} is not finite",
         why="the learning rates are too high, or the images or weights hold NaN",
-        fix="Lower --lr and --tower-lr, or increase --warmup; the last saved state is complete.",
+        fix="Lower --lr and --tower-lr, or increase --warmup. Saved states are complete.",
     )

@@ -176,10 +176,16 @@ def open_backend(
 
         options = ClientOptions() if model_name is None else ClientOptions(model=model_name)
         return ServerBackend(Client(server, options))
-    from lrclr.auto import open_model
+    from lrclr.auto import is_bundle, open_model
 
+    folder = Path("triton_repo") if bundle is None else bundle
+    if bundle is None and not is_bundle(folder):
+        from lrclr.bundle import Bundle
+
+        # It may be a checkpoint only if it was given. This raises the error of a missing bundle.
+        Bundle(folder)
     opened = open_model(
-        Path("triton_repo") if bundle is None else bundle,
+        folder,
         engine=engine,
         provider=provider,
         threads=threads,

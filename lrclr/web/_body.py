@@ -192,7 +192,7 @@ def _check_commas(number: int) -> None:
 
 
 def _too_large(limit: int) -> HttpProblem:
-    return HttpProblem(413, f"the request is larger than {limit} bytes. Send several requests")
+    return HttpProblem(413, f"the request is larger than {limit} bytes. Send fewer or smaller files")
 
 
 def parsed(kind: type[Content], body: bytes) -> Content:

@@ -245,6 +245,25 @@ def test_memory_follows_what_the_server_does(folder: Path, tmp_path: Path) -> No
     assert pod(tmp_path / "own")["containers"][0]["resources"]["limits"]["memory"] == "3Gi"
 
 
+@pytest.mark.parametrize("cpu", ["2", "0.5", "500m", "1.25"])
+def test_numbers_of_processors(cpu: str) -> None:
+    assert DeployOptions(IMAGE, cpu=cpu).cpu == cpu
+
+
+def test_openvino_needs_no_gpu(folder: Path, tmp_path: Path) -> None:
+    bundle = bundles.signed(
+        bundles.copied(folder, tmp_path / "bundle"), engine={"name": "openvino", "why": "asked for"}
+    )
+    write_kubernetes(bundle, tmp_path / "out", DeployOptions(IMAGE))
+    assert "nvidia.com/gpu" not in pod(tmp_path / "out")["containers"][0]["resources"]["limits"]
+
+
+def test_a_chart_in_the_bundle_would_damage_it(folder: Path) -> None:
+    with pytest.raises(UsageError, match="is inside"):
+        write_kubernetes(folder, folder / "chart", DeployOptions(IMAGE))
+    assert not (folder / "chart").exists()
+
+
 def test_only_what_is_needed_comes_in_or_out(folder: Path, tmp_path: Path) -> None:
     write_kubernetes(folder, tmp_path / "out", DeployOptions(IMAGE, clients="role=viewer", monitoring="watch"))
     policy = of_kind(tmp_path / "out", "NetworkPolicy")["spec"]
@@ -271,7 +290,14 @@ def test_only_what_is_needed_comes_in_or_out(folder: Path, tmp_path: Path) -> No
         ({"image": "lrclr; rm -rf /"}, "not an image reference"),
         ({"image": ""}, "not an image reference"),
         ({"memory": "lots"}, "not an amount of memory"),
-        ({"cpu": "-1"}, "not an amount of cpu"),
+        ({"memory": "1m"}, "not an amount of memory"),
+        ({"memory": "4"}, "cannot run with 4 of memory"),
+        ({"memory": "64Mi"}, "cannot run with 64Mi of memory"),
+        ({"cpu": "-1"}, "not a number of processors"),
+        ({"cpu": "0.0"}, "not a number of processors"),
+        ({"cpu": "6Gi"}, "not a number of processors"),
+        ({"clients": f"{'a' * 254}/role=viewer"}, "not a label"),
+        ({"gpu_resource": f"{'a' * 254}/gpu"}, "not a resource"),
         ({"clients": "viewer"}, "not a label"),
         ({"gpu_resource": "gpu"}, "not a resource"),
         ({"source": "https://user:hunter2@host/bundle"}, "source of the bundle is not valid"),

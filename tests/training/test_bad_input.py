@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from lrclr.checkpoints import init_checkpoint
+from lrclr.checkpoints import init_checkpoint, load_checkpoint
 from lrclr.cli import main
 from lrclr.training import ContrastiveTask
 from tests.training.conftest import row, write_csv
@@ -69,6 +69,7 @@ def with_values(**values: Any) -> Change:
         (lambda n, one: one, ("--region-top-k", "1000"), "region_top_k"),
         (lambda n, one: one, ("--resume", "--overwrite"), "cannot be used together"),
         (lambda n, one: one, ("--preprocess", "mri"), "preprocessing"),
+        (with_values(report="<|endoftext|>"), (), "32 rows: its report contains a marker of the tokenizer"),
     ],
 )
 def test_invalid_input_is_refused_before_any_work(
@@ -235,3 +236,16 @@ def test_only_the_first_process_prints_errors(
     assert code == 2
     assert waited == [5.0]
     assert err.startswith("error: ")
+
+
+def test_a_run_does_not_replace_what_it_reads(
+    run: Callable[..., tuple[int, str, str]], folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """A second stage that starts from the first one, into the same folder."""
+    former = tmp_path / "run" / "checkpoint"
+    init_checkpoint("tiny").save(former)
+    (tmp_path / "run" / "settings.json").write_text("{}")
+    code, _, err = run(dataset(), "--base", str(former), "--overwrite")
+    assert code == 2
+    assert f"{former} is in {tmp_path / 'run'}, which --overwrite replaces" in err
+    assert load_checkpoint(former)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import filecmp
+import os
+import re
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,7 @@ import torch
 
 from lrclr.checkpoints import load_checkpoint
 from lrclr.datasets import read_dataset
-from lrclr.errors import UsageError
+from lrclr.errors import LrclrError, UsageError
 from lrclr.training import train
 
 # Private: torch reports a full disk with an error of its own, which only /dev/full triggers here.
@@ -94,3 +97,43 @@ def test_a_terminated_run_reports_it_and_leaves_complete_states(inputs: tuple[Pa
     folder = tmp_path / "run"
     assert stop(inputs, folder, "terminated", 4)[0] == 143
     assert states(folder) == {"checkpoint-2": STATE}
+
+
+@pytest.fixture
+def finished(inputs: tuple[Path, Path], tmp_path: Path) -> Path:
+    base, dataset = inputs
+    settings = replace(SETTINGS, max_steps=4)
+    train(load_checkpoint(base), read_dataset(dataset), tmp_path / "run", settings)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        ("steps/checkpoint-4/model.safetensors", "checkpoint-4 is damaged.*Delete it: the run then continues from"),
+        ("steps/checkpoint-4/optimizer.pt", "checkpoint-4 is damaged.*Delete it"),
+        ("steps/checkpoint-4/trainer_state.json", "checkpoint-4 is damaged.*Delete it"),
+        ("settings.json", "settings.json is damaged or missing.*--overwrite"),
+    ],
+)
+@pytest.mark.parametrize("missing", [False, True], ids=["damaged", "missing"])
+def test_a_damaged_run_is_not_resumed_and_not_deleted(
+    finished: Path, inputs: tuple[Path, Path], damaged: str, reason: str, missing: bool
+) -> None:
+    if missing:
+        (finished / damaged).unlink()
+    else:
+        os.truncate(finished / damaged, 100)
+    before = states(finished).keys()
+    base, dataset = inputs
+    with pytest.raises(LrclrError) as caught:
+        train(load_checkpoint(base), read_dataset(dataset), finished, replace(SETTINGS, max_steps=4), resume=True)
+    assert re.search(reason, str(caught.value))
+    assert states(finished).keys() == before
+
+
+def test_a_run_without_its_best_network_is_not_resumed(finished: Path, inputs: tuple[Path, Path]) -> None:
+    base, dataset = inputs
+    shutil.rmtree(finished / "checkpoint")
+    with pytest.raises(LrclrError, match="checkpoint is missing: it had the best network so far, of step 4"):
+        train(load_checkpoint(base), read_dataset(dataset), finished, replace(SETTINGS, max_steps=4), resume=True)

@@ -17,6 +17,8 @@ from lrclr.training import Augmentation, LossSettings, TrainSettings
     [
         *[("epochs", value) for value in (0, -1, 1.5, True)],
         ("max_steps", 0),
+        ("max_steps", 10**22),
+        ("seed", 2**64),
         ("batch_size", 1),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
@@ -37,6 +39,12 @@ from lrclr.training import Augmentation, LossSettings, TrainSettings
 def test_invalid_settings_are_refused(field: str, value: Any) -> None:
     with pytest.raises(UsageError, match=field):
         TrainSettings(**{field: value})
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_the_weight_of_the_local_loss_is_a_number(weight: float) -> None:
+    with pytest.raises(UsageError, match="must be a number of 0 or more"):
+        LossSettings(local_weight=weight)
 
 
 def test_settings_without_tuned_weights_are_refused() -> None:

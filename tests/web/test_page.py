@@ -450,9 +450,12 @@ def test_closing_the_page_removes_its_images(browser: Browser, backend: BundleBa
 
 def test_the_page_asks_for_a_token(browser: Browser, backend: BundleBackend) -> None:
     with WebServer(backend, WebOptions(port=0, token=TOKEN)) as server, page_of(browser, server.url) as page:
-        page.fill("#token", "wrong")
-        page.keyboard.press("Enter")
-        expect(page.locator("#token-section")).to_be_visible()
+        for wrong in ("wrong", "wröng"):
+            page.fill("#token", wrong)
+            page.keyboard.press("Enter")
+            expect(page.locator("#errors")).to_contain_text("The token is wrong")
+            expect(page.locator("#token-section")).to_be_visible()
+            page.get_by_label("Dismiss this error").click()
         page.fill("#token", TOKEN)
         page.keyboard.press("Enter")
         expect(page.locator("#token-section")).to_be_hidden()

@@ -15,6 +15,8 @@ export class Problem extends Error {
 // Send a request. `json` or `body` is the body; the answer is a Response whose status is a success.
 export async function call(method, path, { json, body, type, keepalive } = {}) {
   const headers = {};
+  // A header has no other characters, and no token of lrclr has.
+  if (!/^[\x20-\x7e]*$/.test(token)) throw new Problem(401, "The token is wrong.");
   if (token) headers.Authorization = `Bearer ${token}`;
   if (json !== undefined) {
     body = JSON.stringify(json);

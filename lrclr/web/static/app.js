@@ -22,6 +22,7 @@ const state = {
   preview: null,
 };
 let nextKey = 1;
+let tokenGiven = false;
 let turns = 0;
 let started;
 
@@ -43,9 +44,10 @@ function complain(error, subject = "") {
   if (error instanceof Problem && error.status === 401) {
     $("token-section").hidden = false;
     $("token").focus();
-    if (!state.model && !subject) return;
+    if (!state.model && !subject && !tokenGiven) return;
   }
-  const text = `${subject ? `${subject}: ` : ""}${error.message}`;
+  const wrong = error instanceof Problem && error.status === 401 && tokenGiven;
+  const text = `${subject ? `${subject}: ` : ""}${wrong ? "The token is wrong." : error.message}`;
   if ([...$("errors").querySelectorAll("p")].some((one) => one.textContent === text)) return;
   const message = element("div", { className: "message bad" }, element("p", { textContent: text }));
   const close = element("button", { type: "button", textContent: "×", "aria-label": "Dismiss this error" });
@@ -217,6 +219,8 @@ async function openAll(files) {
   if (!(await started) && !(await (started = start()))) return;
   $("errors").replaceChildren();
   for (const file of files) await open(file, file.name);
+  // The next files may have one frame.
+  $("frame").value = "";
 }
 
 async function openSample(sample) {
@@ -560,6 +564,7 @@ function listen() {
   $("csv").addEventListener("click", table);
   $("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
+    tokenGiven = true;
     useToken($("token").value.trim());
     started = start();
   });

@@ -89,7 +89,8 @@ class LrclrError(Exception):
     def __str__(self) -> str:
         line = self.what if self.why is None else f"{self.what}: {self.why}"
         if self.fix is not None:
-            line = f"{line}. {self.fix}"
+            # The reason may be a sentence of a library's.
+            line = f"{line.rstrip('.')}. {self.fix}"
         return " ".join(line.split())
 
 

@@ -114,7 +114,10 @@ def find_clip(file: TensorFile, key: str | None = None) -> Found:
         places = exact or [place for place in known if place.vision.startswith(f"{wanted}.")]
         if not places:
             shown = ", ".join(sorted(place.shown for place in known)) or "none"
-            raise CheckpointError(f"{file.path} holds no CLIP under {key!r}", fix=f"There are: {shown}.")
+            raise CheckpointError(
+                f"{file.path} holds no CLIP under {key!r}",
+                fix=f"There are: {shown}." if shown != "." else "Its only one is the root: omit --key.",
+            )
     if not places:
         raise _nothing_found(file)
     if len(places) > 1:

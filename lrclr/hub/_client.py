@@ -164,7 +164,7 @@ def _of_transfer(error: Exception, reference: HubReference, *, writing: bool) ->
         return _not_a_hub()
     if isinstance(error, transport):
         return HubError(
-            f"{_endpoint()} cannot be reached",
+            f"{_endpoint() or 'the hub without an address, of an empty HF_ENDPOINT,'} cannot be reached",
             why=first_line(error),
             fix="Check the network, the proxy and HF_ENDPOINT. HF_HUB_OFFLINE=1 uses what was downloaded before.",
         )

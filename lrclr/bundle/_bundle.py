@@ -6,6 +6,7 @@ import hashlib
 import re
 from contextlib import contextmanager
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +42,15 @@ class Bundle:
         manifest = read_manifest(Path(path))
         check_files(Path(path), manifest)
         self._open(Path(path), manifest)
+        _ = self.tokenizer
 
     @classmethod
     @contextmanager
     def checking(cls, path: str | os.PathLike[str]) -> Iterator[Bundle]:
         """Open a bundle whose files are hashed while the block runs.
 
-        An engine can load the graphs meanwhile. Use nothing that it computes before the block has ended.
+        An engine can load the graphs meanwhile. Use nothing that it computes before the block has ended. The tokenizer
+        is read when it is first used.
 
         Raises:
             BundleError: as for the class. A changed file is reported after the block, in place of an error in it.
@@ -72,28 +75,39 @@ class Bundle:
         """
         bundle = cls.__new__(cls)
         bundle._open(path, manifest)  # noqa: SLF001 - of this class
+        _ = bundle.tokenizer
         bundle._golden = golden  # noqa: SLF001 - of this class
         return bundle
 
     def _open(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
-        try:
+        with self._reading():
             self.preprocess = PreprocessSpec.from_dict(self.manifest.preprocess)
             self.findings = FindingSet.load(self.path / FINDINGS)
-            entry = self.manifest.tokenizer
-            self.tokenizer = ClipTokenizer.from_file(
+        self._golden, self._whole = GOLDEN, self
+        self.members: tuple[Bundle, ...] = (self,)
+        if manifest.ensemble is not None:
+            self.members = tuple(self._member(each) for each in manifest.members)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except LrclrError as error:
+            raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error
+
+    @cached_property
+    def tokenizer(self) -> ClipTokenizer:
+        """The tokenizer of the prompts."""
+        entry = self.manifest.tokenizer
+        with self._reading():
+            return ClipTokenizer.from_file(
                 self.path / TOKENIZER,
                 context_length=entry["context_length"],
                 has_bos=entry["has_bos"],
                 pad_id=entry["pad_id"],
                 fixed_length=entry["fixed_length"],
             )
-        except LrclrError as error:
-            raise BundleError(f"the bundle {self.path} cannot be used", why=str(error)) from error
-        self._golden, self._whole = GOLDEN, self
-        self.members: tuple[Bundle, ...] = (self,)
-        if manifest.ensemble is not None:
-            self.members = tuple(self._member(each) for each in manifest.members)
 
     def _member(self, manifest: Manifest) -> Bundle:
         member = copy(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lrclr.engines import EngineOptions
+    from lrclr.images import FoundImages
     from lrclr.inference import FileResult
     from lrclr.text import ClipTokenizer, FindingSet
 # Bytes of a heat map's name before its number and its ending; a file system has 255 in all.
@@ -86,22 +88,21 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         )
     if model_name is not None and server is None:
         raise UsageError("--model-name needs --server", why="a bundle on this machine is named by its folder")
-    from lrclr.cli._findings import naming_file
-    from lrclr.cli._reporter import reporter
-    from lrclr.dicom_results import ResultModel
     from lrclr.engines import EngineOptions
-    from lrclr.images import describe_passed_over, find_images
-    from lrclr.input_checks import known_codes
 
-    refused = known_codes(*refuse) if refuse else frozenset()
-    found = find_images(images)
-    files = found.files
-    request = _PredictRequest(files, findings, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
+    refused = _codes(refuse)
+    request = _PredictRequest(images, findings, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
     if server is None:
         engine_options = EngineOptions(engine, provider or "cpu", threads)
         asked, fusion_trained, sha256, results = _by_bundle(request, bundle or Path("triton_repo"), engine_options)
     else:
         asked, fusion_trained, sha256, results = _by_server(request, server, model_name)
+    from lrclr.cli._findings import naming_file
+    from lrclr.cli._reporter import reporter
+    from lrclr.dicom_results import ResultModel
+    from lrclr.images import describe_passed_over
+
+    files = request.found.files
     report = reporter(asked.names, as_json=as_json, as_csv=as_csv)
     targets = _targets(heatmap, files)
     replaced = sum(target.exists() for target in targets.values())
@@ -121,7 +122,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     if heatmap is not None:
         note(f"heat maps are in {heatmap}" + (f"; {replaced} of them replaced an earlier file" if replaced else ""))
     dicom.tell()
-    if passed_over := describe_passed_over(found.passed_over):
+    if passed_over := describe_passed_over(request.found.passed_over):
         note(passed_over)
     note(RESEARCH_ONLY)
     if failed:
@@ -144,17 +145,36 @@ def _conclude(result: FileResult, target: Path | None) -> None:
         note(f"{result.path}: warnings: {described(result.prediction.warnings)}")
 
 
+def _codes(refuse: list[str] | None) -> frozenset[str]:
+    if not refuse:
+        return frozenset()
+    from lrclr.input_checks import known_codes
+
+    return known_codes(*refuse)
+
+
 @dataclass(frozen=True)
 class _PredictRequest:
-    """Files and options, for a bundle or a server."""
+    """Images and options, for a bundle or a server."""
 
-    files: list[Path]
+    images: list[Path]
     findings: Path | None
     alpha: float | None
     frame: int | None
     batch_size: int
     heatmap: bool
     exact: bool
+
+    @cached_property
+    def found(self) -> FoundImages:
+        """The files of the images.
+
+        Raises:
+            UsageError: one does not exist, or a folder contains none.
+        """
+        from lrclr.images import find_images
+
+        return find_images(self.images)
 
 
 def _by_bundle(
@@ -164,18 +184,21 @@ def _by_bundle(
     from lrclr.auto import open_engine
     from lrclr.bundle import Bundle
     from lrclr.engines import preload
-    from lrclr.inference import ZeroShotClassifier, predict_files
 
-    # The graphs are loaded while the bundle's files are hashed. Nothing is answered before all of them are.
+    # The graphs are loaded while the bundle's files are hashed, and all else is read and imported. Nothing is answered
+    # before all files are hashed.
     with Bundle.checking(bundle) as opened:
-        findings = _asked(request.findings, opened.findings, opened.tokenizer)
         chosen = open_engine(opened, engine)
         preload(chosen)
+        from lrclr.inference import ZeroShotClassifier, predict_files
+
+        files = request.found.files
+        findings = _asked(request.findings, opened.findings, opened.tokenizer)
     classifier = ZeroShotClassifier(opened, chosen)
     note_engine(classifier)
     results = predict_files(
         classifier,
-        request.files,
+        files,
         findings=findings,
         alpha=request.alpha,
         batch_size=request.batch_size,
@@ -193,13 +216,14 @@ def _by_server(
     from lrclr.text import FindingSet
     from lrclr.triton.client import Client, ClientOptions, predict_files
 
+    files = request.found.files
     client = Client(address, ClientOptions() if model_name is None else ClientOptions(model=model_name))
     described = client.describe()
     own = FindingSet.loads(described["findings"])
     findings = _asked(request.findings, own, None)
     results = predict_files(
         client,
-        request.files,
+        files,
         findings=None if request.findings is None else findings,
         alpha=request.alpha,
         frame=request.frame,

@@ -219,7 +219,7 @@ def test_frames_are_chosen_by_number(make_dicom: MakeDicom, chest: NDArray[np.ui
     data = make_dicom(frames, BitsStored=12, NumberOfFrames=3)
     if syntax != ExplicitVRLittleEndian:
         data = compressed(data, syntax)
-    with pytest.raises(ImageError, match=r"the DICOM file has 3 frames.*--frame .*0 to 2"):
+    with pytest.raises(ImageError, match=r"the DICOM file has 3 frames.*0 to 2 .--frame"):
         read_image(data)
     for number in range(3):
         np.testing.assert_array_equal(read_image(data, frame=number), np.rint(frames[number] / 4095 * 255))

@@ -239,7 +239,7 @@ def pages(count: int, file_format: str = "TIFF") -> bytes:
 @pytest.mark.parametrize("file_format", ["TIFF", "PNG"])
 def test_a_file_of_several_frames_needs_a_frame_number(file_format: str) -> None:
     data = pages(3, file_format)
-    with pytest.raises(ImageError, match=r"the file has 3 frames\. Choose one.*frame="):
+    with pytest.raises(ImageError, match=r"the file has 3 frames\. Choose a frame.*frame="):
         read_image(data)
     for frame in range(3):
         assert read_image(data, frame=frame).max() == 10 * frame

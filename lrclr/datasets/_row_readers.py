@@ -132,8 +132,11 @@ class CsvRows:
         if header is None:
             raise UsageError(f"{path} is empty", fix="A dataset begins with a line of column names.")
         columns = [name.strip() for name in header]
+        # Excel keeps empty columns at the end, and empty rows.
+        while columns and not columns[-1]:
+            columns.pop()
         _check_header(path, columns)
-        self._width = len(columns)
+        self._width, self._blank = len(columns), len(header) - len(columns)
         self._at = {name: position for position, name in enumerate(columns) if name in RESERVED}
         self._labels: list[tuple[int, str]] = []
         self._masks: list[tuple[int, str]] = []
@@ -147,6 +150,8 @@ class CsvRows:
 
     def rows(self) -> Iterator[tuple[int, Row | BadRowError]]:
         for line, cells in self._numbered:
+            if not any(cell.strip() for cell in cells):
+                continue
             try:
                 yield line, self._row(line, cells)
             except BadRowError as error:
@@ -175,7 +180,8 @@ class CsvRows:
             )
 
     def _row(self, line: int, cells: Sequence[str]) -> Row:
-        if len(cells) != self._width:
+        blank = cells[self._width :]
+        if len(cells) < self._width or len(blank) > self._blank or any(cell.strip() for cell in blank):
             raise BadRowError(f"{len(cells)} cells instead of {self._width}")
 
         def cell(name: str) -> str:

@@ -111,7 +111,6 @@ def test_every_key_of_json_lines_is_read(tmp_path: Path, picture: Picture) -> No
         (f"a.png,{SECRET},yes,,", "column 'Edema' is not 1, 0, -1 or empty"),
         (f"a.png,{SECRET},TRUE,,", "column 'Edema' is not 1, 0, -1 or empty"),
         (f"pictures\\a.png,{SECRET},1,,", "does not exist; folders are separated by /"),
-        (",,,,", "image is empty"),
         (f'a.png,{SECRET},1,,"{{""{SECRET}"": 1, ""{SECRET}"": 2}}"', "a JSON object repeats a key"),
         (f"a\0.png,{SECRET},1,,", "NUL"),
         (f"good.png,{SECRET},1,,", "image and frame are those of line 2"),
@@ -171,6 +170,17 @@ def test_a_bad_json_line_is_skipped_or_refused(tmp_path: Path, picture: Picture,
     assert problem.line == 2
     assert reason in problem.text
     assert SECRET not in problem.text
+
+
+def test_empty_columns_and_rows_of_excel_are_ignored(tmp_path: Path, picture: Picture) -> None:
+    picture("a.png")
+    picture("b.png")
+    (tmp_path / "data.csv").write_text("image,Edema,,\na.png,1,,\n,,,\nb.png,0, ,\n,,,\n")
+    dataset = read_dataset(tmp_path / "data.csv")
+    assert [(row.line, row.labels) for row in dataset.rows] == [(2, {"Edema": 1}), (4, {"Edema": 0})]
+    assert not dataset.problems
+    (tmp_path / "data.csv").write_text("image,Edema,,\na.png,1,,x\na.png,1,,\n")
+    assert [problem.text for problem in read_dataset(tmp_path / "data.csv").problems] == ["4 cells instead of 2"]
 
 
 @pytest.mark.parametrize(

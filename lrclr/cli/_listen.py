@@ -37,6 +37,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
         ),
     ] = None,
     store: _pacs.Store = None,
+    kinds: _pacs.Kinds = None,
     sr: _dicom_results.Sr = None,
     sc: _dicom_results.Sc = None,
     gsps: _dicom_results.Gsps = None,
@@ -81,7 +82,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     folders = _dicom_results.chosen(sr, sc, gsps)
     # The receiver itself repeats what failed, and says so.
-    pacs = _pacs.Pacs(folders, store, token_file, ca_file, allow_http, attempts=1, ae_title=ae_title)
+    pacs = _pacs.Pacs(folders, store, kinds, token_file, ca_file, allow_http, attempts=1, ae_title=ae_title)
     if not pacs.wants_results:
         raise UsageError("no destination for the results is given", fix="Give --store, --sr, --sc or --gsps.")
     require_pacs()

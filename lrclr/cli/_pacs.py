@@ -18,10 +18,17 @@ if TYPE_CHECKING:
     from lrclr.dicom_results import Kind
     from lrclr.pacs import Destination, ScoredResults, ScoredSummary, WebOptions
 
-__all__ = ["AeTitle", "AllowHttp", "CaFile", "Pacs", "Store", "TokenFile", "is_empty"]
+__all__ = ["AeTitle", "AllowHttp", "CaFile", "Kinds", "Pacs", "Store", "TokenFile", "is_empty"]
 
 Store = Annotated[
-    str | None, typer.Option("--store", help="Send structured reports and heat maps to a DICOMweb URL or AE@HOST:PORT.")
+    str | None,
+    typer.Option(
+        "--store", help="Send results to a DICOMweb URL or AE@HOST:PORT: structured reports and heat maps, or --kinds."
+    ),
+]
+Kinds = Annotated[
+    str | None,
+    typer.Option("--kinds", help="Kinds of results for --store, of sr, sc and gsps.  [default: sr,sc]"),
 ]
 TokenFile = Annotated[
     Path | None,
@@ -46,17 +53,23 @@ class Pacs:
     Attributes:
         folders: the folder for each kind of result.
         store: where results shall be sent.
+        kinds_to_store: the kinds for `store`, separated by commas; None for reports and heat maps.
         token_file, ca_file, allow_http, attempts: see `lrclr.pacs.WebOptions`.
         ae_title: our own title, for `store`.
     """
 
     folders: dict[Kind, Path]
     store: str | None = None
+    kinds_to_store: str | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
     allow_http: bool = False
     attempts: int = 6
     ae_title: str = "LRCLR"
+
+    def __post_init__(self) -> None:
+        if self.kinds_to_store is not None and self.store is None:
+            raise UsageError("--kinds needs --store", fix="Folders are chosen by --sr, --sc and --gsps.")
 
     @property
     def wants_results(self) -> bool:
@@ -66,8 +79,20 @@ class Pacs:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """What is made for each image."""
-        sent: tuple[Kind, ...] = ("sr", "sc") if self.store else ()
-        return tuple(dict.fromkeys([*sent, *self.folders]))
+        return tuple(dict.fromkeys([*(self._stored if self.store else ()), *self.folders]))
+
+    @property
+    def _stored(self) -> tuple[Kind, ...]:
+        from lrclr.dicom_results import KINDS
+        from lrclr.pacs import SENT_KINDS
+
+        if self.kinds_to_store is None:
+            return SENT_KINDS
+        names = [name.strip().lower() for name in self.kinds_to_store.split(",")]
+        found = tuple(kind for kind in KINDS if kind in names)
+        if len(found) != len(names):
+            raise UsageError(f"--kinds cannot be {self.kinds_to_store!r}", fix=f"Choose of {', '.join(KINDS)}.")
+        return found
 
     @property
     def web(self) -> WebOptions:
@@ -107,11 +132,13 @@ class Pacs:
     def destinations(self) -> dict[str, Destination]:
         """Where results go, by a name that a later run recognises. Folders are made."""
         from lrclr.dicom_results import ResultFolders
-        from lrclr.pacs import FolderDestination, destination_of
+        from lrclr.pacs import SENT_KINDS, FolderDestination, destination_of
 
         found: dict[str, Destination] = {}
         if self.store:
-            found[self.store] = destination_of(self.store, options=self.web, calling=self.ae_title)
+            kinds = self._stored
+            name = self.store if kinds == SENT_KINDS else f"{self.store} {','.join(kinds)}"
+            found[name] = destination_of(self.store, options=self.web, calling=self.ae_title, kinds=kinds)
         ResultFolders.make(self.folders)
         for kind, folder in self.folders.items():
             found[f"{kind}:{folder.absolute()}"] = FolderDestination({kind: folder})

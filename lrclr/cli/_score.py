@@ -96,6 +96,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     sc: _dicom_results.Sc = None,
     gsps: _dicom_results.Gsps = None,
     store: _pacs.Store = None,
+    kinds: _pacs.Kinds = None,
     token_file: _pacs.TokenFile = None,
     ca_file: _pacs.CaFile = None,
     allow_http: _pacs.AllowHttp = False,
@@ -142,7 +143,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         runner=_runner(runner, workers, {name: value for name, value in ray.items() if value is not None}),
     )
     folders = _dicom_results.chosen(sr, sc, gsps)
-    pacs = _pacs.Pacs(folders, store, token_file, ca_file, allow_http, ae_title=ae_title)
+    pacs = _pacs.Pacs(folders, store, kinds, token_file, ca_file, allow_http, ae_title=ae_title)
     pacs.check()
     images = pacs.source(source, query or [])
     if _pacs.is_empty(images):

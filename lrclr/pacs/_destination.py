@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lrclr._addresses import Address
 from lrclr._files import write_whole
-from lrclr.dicom_results import RESULT_SUFFIXES
+from lrclr.dicom_results import KINDS, RESULT_SUFFIXES, Kind
 from lrclr.errors import LrclrError, MissingExtraError, ServerError, ServerUnavailableError, UsageError
 from lrclr.pacs._reachability import Reachability
 from lrclr.pacs._web import DicomwebClient, WebOptions
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from lrclr.dicom_results import Kind
-
 __all__ = [
+    "SENT_KINDS",
     "Destination",
     "DimseDestination",
     "FolderDestination",
@@ -29,6 +28,8 @@ __all__ = [
     "destination_of",
 ]
 
+SENT_KINDS: Final[tuple[Kind, ...]] = ("sr", "sc")
+"""Kinds of results that are sent if no others are asked for."""
 _NETWORK_SECONDS: Final = 60
 _DUPLICATE: Final = 0x0111
 _UNCOMPRESSED: Final = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]  # Explicit and Implicit VR Little Endian
@@ -77,13 +78,15 @@ class WebDestination:
 
     Attributes:
         client: of the server.
+        kinds: results of other kinds are not for it.
     """
 
     client: DicomwebClient
+    kinds: tuple[Kind, ...] = KINDS
 
     def store(self, results: Mapping[Kind, tuple[str, bytes]]) -> None:
         """As `Destination.store`."""
-        self.client.store([content for _, content in results.values()])
+        self.client.store([results[kind][1] for kind in self.kinds if kind in results])
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,13 @@ class DimseDestination:
         ae_title: of the receiver.
         address: where it listens.
         calling: our own title.
+        kinds: results of other kinds are not for it.
     """
 
     ae_title: str
     address: Address
     calling: str = "LRCLR"
+    kinds: tuple[Kind, ...] = KINDS
     _reachability: Reachability = field(default_factory=Reachability, init=False, repr=False, compare=False)
 
     def store(self, results: Mapping[Kind, tuple[str, bytes]]) -> None:
@@ -112,7 +117,7 @@ class DimseDestination:
         entity = AE(self.calling)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _NETWORK_SECONDS
         entity.connection_timeout = 10
-        objects = [dcmread(BytesIO(content)) for _, content in results.values()]
+        objects = [dcmread(BytesIO(results[kind][1])) for kind in self.kinds if kind in results]
         for each in objects:
             syntax = each.file_meta.TransferSyntaxUID
             entity.add_requested_context(each.SOPClassUID, syntax)
@@ -182,14 +187,22 @@ def _check_status(place: str, status: int | None) -> None:
         raise kind(f"{place} did not take the results", why=f"its status is {status:#06x}")
 
 
-def destination_of(text: str, *, options: WebOptions | None = None, calling: str = "LRCLR") -> Destination:
+def destination_of(
+    text: str, *, options: WebOptions | None = None, calling: str = "LRCLR", kinds: tuple[Kind, ...] = SENT_KINDS
+) -> Destination:
     """Read ``https://HOST/dicom-web`` or ``AE@HOST:PORT``.
+
+    Args:
+        text: the destination.
+        options: how a DICOMweb server is reached.
+        calling: our own AE title.
+        kinds: the kinds of results to send.
 
     Raises:
         UsageError: the text is something else.
     """
     if text.lower().startswith(("http://", "https://")):
-        return WebDestination(DicomwebClient(text, options))
+        return WebDestination(DicomwebClient(text, options), kinds)
     title, at, place = text.rpartition("@")
     if not at:
         raise UsageError(
@@ -200,7 +213,7 @@ def destination_of(text: str, *, options: WebOptions | None = None, calling: str
     except UsageError as error:
         fix = "Give AE@HOST:PORT, for example ORTHANC@127.0.0.1:4242."
         raise UsageError(f"--store: {error.what}", why=error.why, fix=fix) from None
-    return DimseDestination(checked_ae_title(title), address, checked_ae_title(calling))
+    return DimseDestination(checked_ae_title(title), address, checked_ae_title(calling), kinds)
 
 
 def checked_ae_title(title: str) -> str:

@@ -29,6 +29,7 @@ from benchmarks.phantom.dicom import Storage
 
 # Private: the notation of an address has no public name.
 from lrclr._addresses import Address
+from lrclr.cli import main
 from lrclr.errors import LrclrError, ServerError, ServerUnavailableError, UsageError
 from lrclr.images import ReadLimits
 from lrclr.pacs import DimseDestination, FolderDestination, Listener, ListenOptions, Spool, SpoolFullError
@@ -537,6 +538,28 @@ def test_an_archive_without_jpeg_2000_gets_heat_maps_uncompressed(
     with archive(REPORT) as (destination, received), refused:
         destination.store({"sc": results["sc"], "sr": results["sr"]})
     assert [each.SOPClassUID for each in received] == [REPORT]
+    # Nor is a heat map sent to one that is to get reports only.
+    with archive(CAPTURE, REPORT) as (destination, received):
+        replace(destination, kinds=("sr",)).store(results)
+    assert [each.SOPClassUID for each in received] == [REPORT]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--kinds", "sr"], "--kinds needs --store"),
+        (["--store", "ARCHIVE@127.0.0.1:104", "--kinds", "pdf"], "--kinds cannot be 'pdf': Choose of sr, sc, gsps"),
+        (["--store", "ARCHIVE@127.0.0.1:99999"], "Give AE@HOST:PORT, for example ORTHANC@127.0.0.1:4242"),
+        (["--sr", "{folder}/sr", "--spool-gib", "nan"], "--spool-gib nan is not the size of a spool"),
+        (["--sr", "{folder}/sr", "--spool-gib", "inf"], "--spool-gib inf is not the size of a spool"),
+    ],
+)
+def test_wrong_options_of_the_command(
+    options: list[str], reason: str, fp32_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [option.format(folder=tmp_path) for option in options]
+    assert main(["listen", str(tmp_path / "spool"), "-b", str(fp32_bundle), "--port", "0", *given]) == 2
+    assert reason in capsys.readouterr().err.replace(". Choose", ": Choose")
 
 
 def test_an_archive_without_an_address_is_tried_again() -> None:

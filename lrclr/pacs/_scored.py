@@ -28,7 +28,7 @@ from lrclr.inference import Answers, ModelSpec
 from lrclr.pacs._destination import FolderDestination
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lrclr.archive import ScoredImage, ScoreOptions, Source
@@ -77,9 +77,16 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """UIDs of the results that were taken, or why there are none; `final` if trying again is needless."""
+    """Results of an image.
+
+    Attributes:
+        uids: UIDs of the results, by kind.
+        taken: names of the destinations that took them.
+        error: why there are none, or why a destination did not take them.
+    """
 
     uids: dict[Kind, str] = field(default_factory=dict)
+    taken: tuple[str, ...] = ()
     error: LrclrError | None = None
 
 
@@ -136,6 +143,8 @@ class ScoredResults:
                 if outcome.error is None or isinstance(outcome.error, ResultRefusedError):
                     self._settle(ledger, row, missing, outcome)
                     self._settled.add(row.item)
+                else:
+                    self._note(ledger, row, outcome.taken, outcome.uids)
 
     def run(self, on_progress: Callable[[ScoredSummary], None] | None = None) -> ScoredSummary:
         """Make what is missing, for every image of the source that has scores.
@@ -237,20 +246,27 @@ class ScoredResults:
             if isinstance(outcome.error, ResultRefusedError):
                 reason = _refusal_text(outcome.error)
                 _count_refusal(self._summary, reason)
-                self._note(ledger, row, missing, "", reason)
-            elif outcome.error is not None:
-                self._summary.failed[outcome.error.why or outcome.error.what] += 1
-            else:
+                self._note(ledger, row, missing, {}, reason)
+                return
+            if outcome.error is None:
                 self._summary.made += 1
-                self._note(ledger, row, missing, " ".join(f"{kind}:{uid}" for kind, uid in outcome.uids.items()), None)
+            else:
+                self._summary.failed[outcome.error.why or outcome.error.what] += 1
+            self._note(ledger, row, outcome.taken, outcome.uids)
 
     def _note(
-        self, ledger: sqlite3.Connection, row: _Row, names: Sequence[str], uids: str, refused: str | None
+        self,
+        ledger: sqlite3.Connection,
+        row: _Row,
+        names: Sequence[str],
+        uids: Mapping[Kind, str],
+        refused: str | None = None,
     ) -> None:
+        text = " ".join(f"{kind}:{uid}" for kind, uid in uids.items())
         with ledger:
             ledger.executemany(
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)",
-                [(*_key(row.item), name, self._model, uids, refused) for name in names],
+                [(*_key(row.item), name, self._model, text, refused) for name in names],
             )
 
     @reading()
@@ -274,11 +290,18 @@ class ScoredResults:
                 )
                 for kind in self._kinds
             }
-            for name in missing:
-                self._destinations[name].store(results)
         except LrclrError as error:
             return _Outcome(error=error)
-        return _Outcome({kind: uid for kind, (uid, _) in results.items()})
+        taken, failures = [], []
+        for name in missing:
+            try:
+                self._destinations[name].store(results)
+                taken.append(name)
+            except LrclrError as error:
+                # The others get the results nevertheless.
+                failures.append(error)
+        uids = {kind: uid for kind, (uid, _) in results.items()}
+        return _Outcome(uids, tuple(taken), failures[0] if failures else None)
 
     def _content(self, item: Item) -> bytes:
         if self.source.remote is not None:

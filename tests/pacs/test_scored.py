@@ -77,12 +77,14 @@ def test_an_archive_that_refuses_leaves_the_scores(archive: Path, fp32_bundle: P
     url = f"http://127.0.0.1:{port}/dicom-web"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.sleep", lambda _: None)
-        assert score(archive, fp32_bundle, "--store", url, "--json") == 1
+        assert score(archive, fp32_bundle, "--store", url, "--sr", archive.parent / "sr", "--json") == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["scored"] == 2
     assert "results are missing for now" in captured.err
     assert "the connection failed" in captured.err
     assert "Run again to send what is missing" in captured.err
+    # The folder gets them nevertheless.
+    assert len(list((archive.parent / "sr").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

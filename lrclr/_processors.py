@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-__all__ = ["FLAGS", "cpu_flags", "cpu_info", "cpu_quota", "processors"]
+from lrclr.errors import UsageError
+
+__all__ = ["FLAGS", "check_threads", "cpu_flags", "cpu_info", "cpu_quota", "processors"]
 
 FLAGS: Final = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
@@ -17,6 +19,18 @@ FLAGS: Final = (
 """Flags of a processor on which the speed of matrix products depends."""
 
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+_MOST_THREADS: Final = 4096
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise UsageError if an engine cannot have so many threads; None stands for its default."""
+    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS):
+        raise UsageError(
+            f"an engine cannot have {threads} threads",
+            fix=f"An engine needs at least one thread, and has at most {_MOST_THREADS}.",
+        )
 
 
 def processors() -> int:

@@ -26,7 +26,11 @@ An error says what happened, why, and what to do, in one line. It never holds pi
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "BundleError",
@@ -47,11 +51,15 @@ __all__ = [
     "ServerUnavailableError",
     "TuningError",
     "UsageError",
+    "needing_torch",
 ]
 
 
 # PyPI's torch brings 5 GB of CUDA libraries.
 CPU_TORCH: Final = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+
+
+_OF_TORCH: Final = frozenset({"safetensors", "torch", "transformers"})
 
 
 def first_line(error: BaseException) -> str:
@@ -125,6 +133,18 @@ class MissingExtraError(UsageError):
         if package == "torch":
             fix += f". On a machine without a GPU, first run: {CPU_TORCH}"
         super().__init__(f"{purpose} needs the package {package!r}, which is not installed", fix=fix)
+
+
+@contextmanager
+def needing_torch(purpose: str) -> Iterator[None]:
+    """Raise MissingExtraError if a package of the extra ``torch`` is missing for an import in the block."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _OF_TORCH:
+            raise
+        raise MissingExtraError(package, "torch", purpose) from None
 
 
 class NotSupportedError(UsageError):

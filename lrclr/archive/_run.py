@@ -94,6 +94,7 @@ def score(
     if isinstance(options.runner, LocalOptions):
         # Raises before anything is written if the engine cannot be opened.
         _ = encoder.classifier
+    settings.settled(folder, rescore=options.rescore)  # nothing is written to a folder that is refused
     with _exclusive_lock(folder), stop_signals_raise():
         settings = settings.settled(folder, rescore=options.rescore)
         settings.write(folder)

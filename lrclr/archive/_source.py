@@ -23,6 +23,7 @@ __all__ = ["Item", "RemoteImages", "Source", "open_source"]
 NAME_COLUMNS: Final = ("file", "path", "image")
 BYTES_COLUMN: Final = "bytes"
 _DATASETS: Final = frozenset({".csv", ".jsonl", ".ndjson"})
+_PACKED: Final = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 _MAGIC: Final = "*?["
 
 
@@ -112,6 +113,8 @@ def open_source(source: str | os.PathLike[str], *, findings: Collection[str] = (
         found = _dataset(path, findings)
     elif path.suffix.lower() == ".parquet":
         found = _parquet(path)
+    elif path.suffix.lower() in _PACKED:
+        raise UsageError(f"{text} is an archive", fix="Unpack it, and give the folder.")
     else:
         found = Source(path.parent, _sorted([(path.name, None)]))
     if not found.items:

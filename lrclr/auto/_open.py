@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lrclr._processors import check_threads
 from lrclr.auto._choice import open_engine
 from lrclr.bundle import MANIFEST, Bundle
 from lrclr.engines import EngineOptions
-from lrclr.errors import UsageError
+from lrclr.errors import UsageError, needing_torch
 from lrclr.inference import ModelSpec, ZeroShotClassifier
 
 if TYPE_CHECKING:
@@ -67,14 +68,14 @@ def open_checkpoint(
     """Open a checkpoint with PyTorch; parameters as for `open_model`. The checkpoint may be in memory."""
     if provider not in _DEVICES:
         raise UsageError(f"unknown provider {provider!r}", fix="Choose cpu or cuda.")
-    if threads is not None:
-        if threads < 1:
-            raise UsageError("an engine needs at least one thread")
+    check_threads(threads)
+    with needing_torch("reading a checkpoint"):
         import torch
 
-        torch.set_num_threads(threads)
-    from lrclr.checkpoints import Checkpoint, load_checkpoint
+        from lrclr.checkpoints import Checkpoint, load_checkpoint
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint, **(reading or {}))
     return ZeroShotClassifier.from_checkpoint(checkpoint, device=provider)

@@ -80,7 +80,8 @@ class Bundle:
         return bundle
 
     def _open(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
+        # Graphs are loaded later, perhaps after the process has changed its folder.
+        self.path, self.manifest = path.absolute(), manifest
         with self._reading():
             self.preprocess = PreprocessSpec.from_dict(self.manifest.preprocess)
             self.findings = FindingSet.load(self.path / FINDINGS)

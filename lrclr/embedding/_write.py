@@ -19,9 +19,11 @@ from lrclr.archive._outcome import Failure, Task
 from lrclr.embedding._options import EmbedOptions, EmbedSummary
 from lrclr.errors import FindingsError, LrclrError, MissingExtraError, NonFiniteError, UsageError
 from lrclr.file_names import name_of
+from lrclr.inference._decoding import require_list
 from lrclr.preprocessing import from_canvas
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lrclr.archive._outcome import Decoded
@@ -38,8 +40,8 @@ _GROUP_ROWS = 4096
 
 def write_image_embeddings(
     classifier: ZeroShotClassifier,
-    paths: Sequence[Path],
-    output: Path,
+    paths: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
     options: EmbedOptions | None = None,
     *,
     on_row: Callable[[], None] = lambda: None,
@@ -58,17 +60,19 @@ def write_image_embeddings(
         LrclrError: the engine failed, or the disk is full.
         MissingExtraError: pyarrow is not installed.
     """
-    options = options or EmbedOptions()
-    if not paths:
+    options, target = options or EmbedOptions(), Path(output)
+    require_list(paths)
+    files = [Path(path) for path in paths]
+    if not files:
         raise UsageError("there is no image to embed")
-    check_not_input(output, paths)
-    return _write(output, classifier, _image_rows(classifier, paths, options), _image_columns(options), options, on_row)
+    check_not_input(target, files)
+    return _write(target, classifier, _image_rows(classifier, files, options), _image_columns(options), options, on_row)
 
 
 def write_text_embeddings(
     classifier: ZeroShotClassifier,
     texts: Iterable[str],
-    output: Path,
+    output: str | os.PathLike[str],
     options: EmbedOptions | None = None,
     *,
     on_row: Callable[[], None] = lambda: None,
@@ -85,8 +89,10 @@ def write_text_embeddings(
     options = options or EmbedOptions()
     if options.regions or options.exact or options.frame is not None:
         raise UsageError("regions, exact and frame are options for images, not for texts")
+    if isinstance(texts, str):
+        raise UsageError("one text was given instead of a list of texts", fix="Write [text].")
     columns = {"text": "text", "status": "text", "error": "text", "reason": "text", "text_embedding": "embedding"}
-    return _write(output, classifier, _text_rows(classifier, texts, options), columns, options, on_row)
+    return _write(Path(output), classifier, _text_rows(classifier, texts, options), columns, options, on_row)
 
 
 def _image_columns(options: EmbedOptions) -> dict[str, str]:
@@ -155,6 +161,8 @@ def _identity(image: Decoded) -> _Row:
 def _text_rows(classifier: ZeroShotClassifier, texts: Iterable[str], options: EmbedOptions) -> Iterator[_Row]:
     remaining = iter(texts)
     while batch := list(islice(remaining, options.batch_size)):
+        if not all(isinstance(text, str) for text in batch):
+            raise UsageError("a text to embed is not a str")
         yield from _embedded_texts(classifier, batch, options)
 
 

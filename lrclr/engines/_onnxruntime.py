@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Final
 
+from lrclr._processors import check_threads
 from lrclr.budget import release_freed_memory
 from lrclr.bundle import Bundle
 from lrclr.contract import GRAPHS
@@ -71,8 +72,7 @@ class OnnxRuntimeEngine:
             raise UsageError(f"unknown provider {provider!r}", fix="Choose cpu or cuda.")
         if cuda_graphs and provider != "cuda":
             raise UsageError(f"the provider {provider} has no CUDA graphs", fix="Choose the provider cuda.")
-        if threads is not None and threads < 1:
-            raise UsageError("an engine needs at least one thread")
+        check_threads(threads)
         self._paths = (
             {graph: graphs.graph_path(graph) for graph in GRAPHS} if isinstance(graphs, Bundle) else dict(graphs)
         )

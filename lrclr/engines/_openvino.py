@@ -8,13 +8,14 @@ from queue import Empty, LifoQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
+from lrclr._processors import check_threads
 from lrclr.bundle import Bundle
 from lrclr.contract import GRAPHS
 from lrclr.engines._openvino_attention import rearrange_attention
 from lrclr.engines._openvino_library import openvino_library, release
 from lrclr.engines._openvino_regions import region_extension
 from lrclr.engines._operators import has_int8_products, openvino_operators
-from lrclr.errors import EngineError, UsageError
+from lrclr.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -49,8 +50,7 @@ class OpenVINOEngine:
     def __init__(
         self, graphs: Bundle | Mapping[str, Path], *, threads: int | None = None, half: Collection[str] = ()
     ) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError("an engine needs at least one thread")
+        check_threads(threads)
         if isinstance(graphs, Bundle):
             half = half_graphs(graphs.manifest.precision)
             graphs = {graph: graphs.graph_path(graph) for graph in GRAPHS}

@@ -187,12 +187,12 @@ def paired_difference(influence: Floats, value: float) -> tuple[Estimate, float 
         value: the difference.
 
     Returns:
-        The difference and the p-value. If no patient distinguishes the models, the interval has no width and the
-        p-value is ``None``.
+        The difference and the p-value. If no patient distinguishes the models, there is no interval, and the p-value is
+        ``None``.
     """
     variance = float((influence**2).sum())
     if variance == 0.0:
-        return Estimate(value, value, value), None
+        return Estimate(value), None
     freedom = max(variance**2 / float((influence**4).sum()) - 1.0, 1.0)
     error = float(np.sqrt(variance))
     reach = float(t.ppf(0.5 + LEVEL / 2, freedom)) * error

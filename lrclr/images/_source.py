@@ -52,7 +52,7 @@ def read_bytes(source: str | os.PathLike[str] | bytes | bytearray | memoryview |
             fix="Pass a path, bytes, a binary file, a NumPy array or a Pillow image",
         )
     if not data:
-        raise ImageError("the image is empty", why="its length is 0 bytes")
+        raise ImageError("the image is empty", why="its length is 0 bytes, or its file object is at its end")
     return data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +11,7 @@ import numpy as np
 
 from lrclr.budget import CACHE_BYTES
 from lrclr.bundle import Bundle
-from lrclr.errors import FindingsError, ImageError, LrclrError, UsageError
+from lrclr.errors import FindingsError, ImageError, LrclrError, UsageError, needing_torch
 from lrclr.inference._decoding import BATCH_SIZE, DecodedImage, decoded_batches, require_list
 from lrclr.inference._ensemble import averaged, of_each
 from lrclr.inference._features import ImageFeatures
@@ -113,8 +114,9 @@ class ZeroShotClassifier:
             checkpoint: in memory, or the file or folder to read it from.
             device: torch device, such as ``"cpu"`` or ``"cuda"``.
         """
-        from lrclr.checkpoints import Checkpoint, load_checkpoint
-        from lrclr.engines._torch import TorchEngine
+        with needing_torch("reading a checkpoint"):
+            from lrclr.checkpoints import Checkpoint, load_checkpoint
+            from lrclr.engines._torch import TorchEngine
 
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
         return cls(ModelSpec.of_checkpoint(loaded), TorchEngine(loaded.model, device))
@@ -332,14 +334,16 @@ class ZeroShotClassifier:
     ) -> Iterator[list[DecodedImage]]:
         """Read images in batches, and raise the first error with the image's position."""
         require_list(images)
+        count = len(images) if isinstance(images, Sized) else None
         position = 0
         for batch in decoded_batches(images, self.spec.preprocess, batch_size=batch_size, frame=frame, exact=exact):
             decoded = []
             for _, outcome in batch:
                 position += 1
                 if isinstance(outcome, LrclrError):
-                    if len(images) > 1:
-                        outcome.what = f"image {position} of {len(images)}: {outcome.what}"
+                    if count != 1:
+                        of = "" if count is None else f" of {count}"
+                        outcome.what = f"image {position}{of}: {outcome.what}"
                     raise outcome
                 decoded.append(outcome)
             yield decoded

@@ -97,7 +97,12 @@ def decoded_batches(
 
 
 def require_list(images: object) -> None:
-    """Raise UsageError for one image instead of a list."""
+    """Raise UsageError for one image instead of a list, and for an array that may be either."""
+    if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[0] in {1, 3, 4} and images.shape[2] > 4:
+        raise UsageError(
+            f"an array {list(images.shape)} may be one picture, with its channels first, or several pictures",
+            fix="Write [array.transpose(1, 2, 0)] for one picture, or list(array) for several.",
+        )
     if _is_one_image(images):
         raise UsageError("one image was given instead of a list of images", fix="Write [image].")
 

@@ -117,7 +117,7 @@ class PreprocessSpec:
         _check_side("image_size", self.image_size)
         for name, triple in (("mean", self.mean), ("std", self.std)):
             if not isinstance(triple, tuple) or len(triple) != 3 or not all(_is_number(value) for value in triple):
-                raise _bad(name, triple, "three finite numbers, one per channel")
+                raise _bad(name, triple, "a tuple of three finite numbers, one per channel")
         if min(self.std) < 1e-6:
             raise _bad("std", self.std, "three numbers above zero")
         own = _OWN[self.kind]

@@ -129,6 +129,8 @@ class FindingSet:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "findings", tuple(self.findings))
+        if not all(isinstance(each, Finding) for each in self.findings):
+            raise FindingsError("a finding is not a Finding", fix="Write Finding(name, positive, negative).")
         if not self.findings:
             raise FindingsError("there are no findings", fix=EXAMPLE)
         seen: dict[str, str] = {}

@@ -180,3 +180,17 @@ def test_an_added_link_does_not_change_names(cd: Path) -> None:
         items = open_source(pattern).items
         (cd / "link").symlink_to(cd / "IMAGES")
         assert set(items) >= set(open_source(pattern).items) - {("README", None)}
+
+
+@pytest.mark.parametrize("name", ["images.zip", "images.tar.gz", "images.TGZ"])
+def test_an_archive_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(UsageError, match=r"is an archive\. Unpack it"):
+        open_source(tmp_path / name)
+
+
+def test_nothing_is_written_to_a_folder_that_is_refused(cd: Path, bundle: Path) -> None:
+    before = sorted(cd.iterdir())
+    with pytest.raises(UsageError, match="lrclr did not write all of it"):
+        score(cd, cd, archives.options(bundle))
+    assert sorted(cd.iterdir()) == before

@@ -214,3 +214,15 @@ def test_a_run_without_input_is_refused(tmp_path: Path, classifier: ZeroShotClas
         write_image_embeddings(classifier, [], tmp_path / "e.parquet")
     with pytest.raises(UsageError, match="empty list of images"):
         classifier.embed_regions([])
+
+
+def test_one_text_or_one_image_instead_of_a_list_is_refused(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
+    target = str(tmp_path / "out.parquet")
+    with pytest.raises(UsageError, match="one text was given instead of a list"):
+        write_text_embeddings(classifier, "pleural effusion", target)
+    with pytest.raises(UsageError, match="is not a str"):
+        write_text_embeddings(classifier, [1], target)  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="one image was given instead of a list"):
+        write_image_embeddings(classifier, str(SAMPLES[0]), target)
+    assert not list(tmp_path.iterdir())
+    assert write_image_embeddings(classifier, [str(SAMPLES[0])], target).rows == 1

@@ -131,3 +131,8 @@ def test_a_difference_from_few_patients_is_uncertain() -> None:
     assert p_few is not None
     assert p_many is not None
     assert p_many < 0.05 < p_few
+
+
+def test_a_difference_without_any_distinguishing_patient_has_no_interval() -> None:
+    difference, p = paired_difference(np.zeros(4), 0.0)
+    assert (difference.low, difference.high, p) == (None, None, None)

@@ -306,7 +306,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals(make_scores: MakeSco
     for each, back in zip(result.differences, swapped.differences, strict=True):
         assert each.difference.low == pytest.approx(-(back.difference.high or 0))
     same = compare(first, first).differences[0].difference
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert (same.value, same.low, same.high) == (0.0, None, None)
     with pytest.raises(UsageError, match="no finding in common"):
         compare(first, replace(second, findings=("a", "b")))
     with pytest.raises(UsageError, match="labels of the two models differ"):

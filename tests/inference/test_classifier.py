@@ -360,3 +360,20 @@ def test_names_instead_of_findings_are_refused(folder: Path) -> None:
 def test_a_nan_local_score_with_weight_zero_is_ignored() -> None:
     score = combined_score(np.ones((1, 2), np.float32), np.full((1, 2), np.nan, np.float32), 0.0)
     assert score.tolist() == [[1.0, 1.0]]
+
+
+def test_graphs_are_found_after_a_change_of_the_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    relative = ZeroShotClassifier.from_bundle(folder.name)
+    monkeypatch.chdir(tmp_path)
+    images = sample_paths()[:1]
+    assert relative.predict(images) == ZeroShotClassifier.from_bundle(folder).predict(images)
+
+
+@pytest.mark.parametrize("threads", [0, 2.5, 10**9])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_number_of_threads_that_cannot_be_used_is_refused_at_once(folder: Path, engine: str, threads: Any) -> None:
+    with pytest.raises(UsageError, match="threads"):
+        ZeroShotClassifier.from_bundle(folder, engine=engine, threads=threads)

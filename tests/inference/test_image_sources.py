@@ -90,6 +90,22 @@ def test_a_single_image_instead_of_a_list_is_refused(classifier: ZeroShotClassif
             classifier.predict(image_)  # type: ignore[arg-type]
 
 
+def test_an_array_that_may_be_one_picture_or_several_is_refused(
+    classifier: ZeroShotClassifier, files: list[Path]
+) -> None:
+    channels_first = np.stack([read_image(files[0])] * 3)
+    with pytest.raises(UsageError, match=r"may be one picture, with its channels first, or several"):
+        classifier.predict(channels_first)  # type: ignore[arg-type]
+    assert len(classifier.predict([channels_first.transpose(1, 2, 0)])) == 1
+    assert len(classifier.predict(list(channels_first))) == 3
+
+
+def test_a_generator_of_images_is_accepted(classifier: ZeroShotClassifier, files: list[Path]) -> None:
+    assert classifier.predict(path for path in files) == classifier.predict(files)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match=r"^image 2: lrclr cannot read the file as an image"):
+        classifier.predict(each for each in (files[0], b"no image"))  # type: ignore[arg-type]
+
+
 def test_embeddings_have_unit_length_and_give_the_scores(classifier: ZeroShotClassifier, files: list[Path]) -> None:
     texts = ["pleural effusion", "no pleural effusion", "pleural effusion"]
     images, words = classifier.embed_images(files), classifier.embed_texts(texts)

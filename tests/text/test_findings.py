@@ -319,3 +319,8 @@ def test_dots_in_texts_and_comments_are_not_counted_as_keys() -> None:
     positive = ["e.g. a.b.c.d.e.f.g.h.i.j", 'k.l.m.n.o.p.q.r.s.t'] # "x.
     """
     assert FindingSet.loads(text).findings[0].positive[1] == "k.l.m.n.o.p.q.r.s.t"
+
+
+def test_names_instead_of_findings_are_refused() -> None:
+    with pytest.raises(FindingsError, match="Write Finding"):
+        FindingSet(["Edema"])  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Find the ten images of a folder that are most similar to one image, or that fit a text best.
 
     python -m examples.similar_studies triton_repo FOLDER --image study.dcm
-    python -m examples.similar_studies triton_repo FOLDER --text "pleural effusion" [--top 10] [--usearch]
+    python -m examples.similar_studies triton_repo FOLDER --text "Blunting of the left costophrenic angle." [--top 10]
 
 The embeddings of the folder are written to `embeddings.parquet` once and read from then on. With NumPy, every image is
 compared: this is exact, and fast up to some million images. `--usearch` builds a vector index instead, which also
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lrclr import ZeroShotClassifier
 from lrclr.embedding import write_image_embeddings
+from lrclr.file_names import name_of
 from lrclr.images import find_images
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -32,7 +34,10 @@ def embeddings_of(classifier: ZeroShotClassifier, folder: Path, file: Path) -> t
         print(f"{file}: {summary.rows - summary.failed} of {summary.rows} images embedded")
     if pq.read_schema(file).metadata[b"lrclr.bundle"] != classifier.spec.sha256.encode():
         raise SystemExit(f"{file} holds embeddings of another bundle, which cannot be compared: remove it")
-    table = pq.read_table(file, filters=[("status", "=", "embedded")])
+    table = pq.read_table(file)
+    if set(table["file"].to_pylist()) != {name_of(path) for path in find_images([folder]).files}:
+        raise SystemExit(f"{file} holds embeddings of other images: remove it, or choose another file with -o")
+    table = table.filter(pc.field("status") == "embedded")
     return table["file"].to_pylist(), np.stack(table["image_embedding"].to_numpy()).astype(np.float32)
 
 

@@ -313,7 +313,7 @@ class ZeroShotClassifier:
         """Compute the global embeddings of texts. Each text is used as it is, without a template.
 
         Args:
-            texts: such as ``["pleural effusion", "no pleural effusion"]``.
+            texts: such as ``["There is a pleural effusion on the left.", "The costophrenic angles are sharp."]``.
 
         Returns:
             float32 ``[P, D]``: one row of unit length for each text.

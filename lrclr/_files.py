@@ -152,9 +152,21 @@ def _write_errors(target: Path, *, only: Collection[int] | None = None) -> Itera
 def check_replaceable(target: Path, expected: Collection[str], *, overwrite: bool) -> None:
     """Raise the UsageError that `replace_directory` would. Long jobs call this before they start."""
     check_is_folder(target)
+    check_place(target)
     entries = own_entries(target, lambda name: name in expected)
     if entries and not overwrite:
         raise UsageError(f"{target} exists already", fix="Choose another folder, or add --overwrite.")
+
+
+def check_place(target: Path) -> None:
+    """Raise UsageError, before a long job, if a folder cannot be made there or cannot be replaced."""
+    if target.is_mount():
+        raise UsageError(
+            f"{target} is a mount point, which cannot be replaced", fix=f"Give a folder below it: {target / 'NAME'}."
+        )
+    parent = next(each for each in target.absolute().parents if each.exists())
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"{parent} cannot be written to", fix="Choose another folder.")
 
 
 def check_not_input(output: Path, inputs: Iterable[Path]) -> None:

@@ -51,7 +51,6 @@ __all__ = [
     "ServerUnavailableError",
     "TuningError",
     "UsageError",
-    "needing_torch",
 ]
 
 

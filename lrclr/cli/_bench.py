@@ -151,14 +151,14 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
         for target in opened:
             note_assumed(target.spec.assumed)
         result = bench(opened, options, reference=compared, callbacks=BenchCallbacks(step, note))
-    if output is not None:
-        save_reports(output, result)
     if as_json:
         from lrclr.bench import result_json
 
         print_utf8(result_json(result))
     else:
         _print(result)
+    if output is not None:
+        save_reports(output, result)
     _finish(result, output)
 
 

@@ -69,10 +69,12 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
     The bundle changes only if every plan is built and every gate passes. If a gate fails, the exit code is 3.
     """
     require_build()
-    from lrclr.engines import AUTO, CPU_ENGINES
+    from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
     from lrclr_export import BuildOptions, best_engine, build_bundle
 
     why = "asked for"
+    if engine not in {*ENGINES, AUTO}:
+        raise UsageError(f"unknown engine {engine!r}", fix=f"Choose {', '.join((*ENGINES, AUTO))}.")
     if engine == AUTO:
         engine, why = best_engine()
         engine = AUTO if engine in CPU_ENGINES else engine

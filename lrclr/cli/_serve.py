@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _TERMINATED = 143
 _TICK = 0.25  # seconds between two looks at signals
+_LONGEST_CHECK = 86_400  # seconds
 
 
 def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -77,6 +78,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
             why="it let every client upload a model, and so run code on this machine",
             fix="Export the bundle again and send SIGHUP. The server then loads it.",
         )
+    if not 0 < health_every <= _LONGEST_CHECK:
+        raise UsageError(f"--health-every cannot be {health_every:g}", fix=f"Give 1 to {_LONGEST_CHECK} seconds.")
     options = ServeOptions(
         server=server,
         address=address,

@@ -86,15 +86,15 @@ def tune(  # noqa: PLR0913 - one parameter an option
         print_utf8(result_json(result))
     else:
         out().print(_table(result))
+    if result.reached and not dry_run:
+        keep(bundle, result, output)
+        note(f"{output or bundle}: Triton's configuration for {result.engine} is now: {result.best.name}")
     save_reports(report, result)
     note(f"reports are in {report}")
     result.require_reached()
     _advise(result)
     if dry_run:
         note("the bundle is unchanged: --dry-run")
-        return
-    keep(bundle, result, output)
-    note(f"{output or bundle}: Triton's configuration for {result.engine} is now: {result.best.name}")
 
 
 def _table(result: TuneResult) -> Table:

@@ -97,9 +97,14 @@ class TuneResult(Record, frozen=True):
         rates = [each.rate for each in self.base.estimates if each.rate]
         return 1 - min(rates) / max(rates) if rates else 0.0
 
+    @property
+    def reached(self) -> bool:
+        """Whether a configuration answers within the limit."""
+        return bool(self.best.last.rate)
+
     def require_reached(self) -> None:
         """Raise TuningError if no configuration answers within the limit."""
-        if self.best.last.rate:
+        if self.reached:
             return
         answered = [row for row in self.rows if row.last.p99_ms is not None]
         why = "no request was answered"

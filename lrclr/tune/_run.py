@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lrclr._files import check_replaceable, link_tree, replace_directory
+from lrclr._files import check_place, check_replaceable, link_tree, replace_directory
 from lrclr._processors import processors
 from lrclr._records import record_from
 from lrclr.bench import BenchCallbacks, Files, environment
@@ -122,12 +121,10 @@ def check_output(bundle: Path, output: Path | None = None) -> None:
     """Raise UsageError, before measuring, if `keep` could not write: for want of permission, or since `output` holds
     other files than a bundle.
     """
-    target = output or bundle
-    if output is not None:
+    if output is None:
+        check_place(bundle)
+    else:
         check_replaceable(output, bundle_entries(output), overwrite=True)
-    parent = next(each for each in target.absolute().parents if each.exists())
-    if not os.access(parent, os.W_OK):
-        raise UsageError(f"{parent} cannot be written to", fix="Give another folder with --output, or use --dry-run.")
 
 
 @dataclass

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient"]
 
 
+_END: Any = object()
+
+
 class AsyncClient(BaseClient):
     """Asynchronous client for asyncio. Use it in one event loop, with ``async with``.
 
@@ -57,7 +60,8 @@ class AsyncClient(BaseClient):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._triton.close()
+        triton, self._triton = self._opened(), None
+        await triton.close()
 
     async def predict(
         self,
@@ -138,8 +142,8 @@ class AsyncClient(BaseClient):
         try:
             while True:
                 while len(running) < concurrency:
-                    image = next(remaining, None)
-                    if image is None:
+                    image = next(remaining, _END)
+                    if image is _END:
                         break
                     running.append(asyncio.create_task(self._one(image, findings, alpha)))
                 if not running:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lrclr.contract import MODEL, ModelNames
 from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lrclr._addresses import Address
 
 __all__ = ["ClientOptions", "Deadline"]
 
 _LONGEST_PAUSE = 8.0  # seconds
+_LONGEST = 1_000_000  # seconds of any time that is given; gRPC counts milliseconds in 31 bits
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,12 @@ class ClientOptions:
     model: str = MODEL
 
     def __post_init__(self) -> None:
-        if self.timeout <= 0 or self.backoff < 0 or self.retries < 0 or self.keep_alive < 0:
-            raise UsageError("timeout must be positive, and retries, backoff and keep-alive not negative")
+        times = (self.backoff, self.keep_alive)
+        if not (0 < self.timeout <= _LONGEST and self.retries >= 0 and all(0 <= each <= _LONGEST for each in times)):
+            raise UsageError(
+                "timeout must be positive, and retries, backoff and keep-alive not negative",
+                why=f"no time may be above {_LONGEST} seconds",
+            )
         if self.compression not in {"none", "gzip", "deflate"}:
             raise UsageError(f"unknown compression {self.compression!r}", fix="Choose none, gzip or deflate.")
         if not self.model.endswith(MODEL):
@@ -63,8 +67,10 @@ class ClientOptions:
             )
         if not 1 <= self.max_message < 2**31:
             raise UsageError("the largest message must be between 1 byte and 2 GiB")
-        if self.tls_root is not None and not self.tls_root.is_file():
-            raise UsageError(f"the file {self.tls_root} does not exist")
+        if self.tls_root is not None:
+            object.__setattr__(self, "tls_root", Path(self.tls_root))
+            if not self.tls_root.is_file():
+                raise UsageError(f"the file {self.tls_root} does not exist")
 
     @property
     def names(self) -> ModelNames:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrclr.errors import LrclrError
 from lrclr.triton import protocol
 from lrclr.triton.client._wire import triton_grpc
 
@@ -112,6 +115,7 @@ class SharedRegions:
         name = f"lrclr_{secrets.token_hex(8)}"
         region = _Region(name, size, shm.create_shared_memory_region(name, f"/{name}", size))
         try:
+            _allocate(Path("/dev/shm", name), size)  # noqa: S108 - where the system keeps shared memory
             left = max(0.001, end - time.monotonic())
             self._client.register_system_shared_memory(name, f"/{name}", size, client_timeout=left)
         except BaseException:
@@ -143,3 +147,20 @@ class SharedRegions:
                 if any(sign in f"{error.status()} {error.message()}" for sign in ("in use", "DEADLINE", "Deadline")):
                     with self._lock:
                         self._given_up.append(name)
+
+
+def _allocate(file: Path, size: int) -> None:
+    """Reserve the memory of a region. Without it, the process would be killed when it writes more than there is.
+
+    Raises:
+        LrclrError: there is not enough shared memory.
+    """
+    try:
+        with file.open("r+b") as region:
+            os.posix_fallocate(region.fileno(), 0, size)
+    except OSError as error:
+        raise LrclrError(
+            f"there is no room for {size} bytes of shared memory",
+            why=error.strerror,
+            fix="Enlarge /dev/shm, or leave shared_memory out.",
+        ) from error

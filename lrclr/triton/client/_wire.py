@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from lrclr import errors
+from lrclr import budget, errors
 from lrclr.errors import (
     ImageError,
+    ImageLimitError,
     LrclrError,
     MissingExtraError,
     ServerError,
@@ -53,12 +54,15 @@ ImageSource = str | os.PathLike[str] | bytes | np.ndarray[Any, np.dtype[np.uint8
 # Errors of a request with one image that do not concern other images. The server answers with a MissingExtraError if it
 # has no decoder for the format of an image.
 OF_ONE_IMAGE = (ImageError, MissingExtraError)
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # that gRPC reads, except for this machine
 # Errors of Triton itself, by status. NOT_FOUND: the model is being loaded again.
 _KINDS: dict[str, type[LrclrError]] = {
     "UNAVAILABLE": ServerUnavailableError,
     "NOT_FOUND": ServerUnavailableError,
     "INVALID_ARGUMENT": UsageError,
 }
+# A request has four more bytes for each file.
+_LARGEST_FILE = budget.REQUEST_BYTES - 4
 # The model `lrclr` writes the class of its error before the text.
 _LRCLR_ERROR = re.compile(r"^(\w+Error): (.*)$")
 
@@ -102,20 +106,38 @@ def encoded(source: ImageSource) -> bytes:
     """The content of an image file: a path is read, an array of uint8 is encoded as PNG.
 
     Raises:
-        ImageError: a file cannot be read, or an array is not an image.
+        ImageError: a file cannot be read or is larger than a request, or an array is not an image.
+        UsageError: it is something else.
     """
-    if isinstance(source, bytes):
-        return source
+    content = _content(source)
+    # The server would refuse the request.
+    if len(content) > _LARGEST_FILE:
+        raise ImageLimitError(
+            f"the file has {len(content)} bytes", why=f"a server takes {_LARGEST_FILE} bytes, since it holds many"
+        )
+    return content
+
+
+def _content(source: ImageSource) -> bytes:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim not in {2, 3} or source.shape[2:] not in {(), (3,)}:
+        if (
+            source.dtype != np.uint8
+            or source.ndim not in {2, 3}
+            or source.shape[2:] not in {(), (3,)}
+            or not source.size
+        ):
             raise ImageError("an image must be an array of uint8, [H, W] or [H, W, 3]")
         content = io.BytesIO()
         Image.fromarray(source).save(content, "PNG", compress_level=1)
         return content.getvalue()
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(f"an image cannot be {type(source).__name__}", fix="Give paths, bytes or arrays of uint8.")
     try:
         return Path(source).read_bytes()
-    except OSError as error:
-        raise ImageError("the file cannot be read", why=error.strerror) from error
+    except (OSError, ValueError) as error:  # a NUL in a path is a ValueError
+        raise ImageError("the file cannot be read", why=getattr(error, "strerror", None) or str(error)) from error
 
 
 def inputs(  # noqa: PLR0913 - one parameter an input of the model
@@ -132,7 +154,7 @@ def inputs(  # noqa: PLR0913 - one parameter an input of the model
     """The tensors of a request, by name; `images` are files, or preprocessed images ``[B, 3, S, S]``."""
     tensors: dict[str, NDArray[Any]] = {}
     if isinstance(images, np.ndarray):
-        tensors["pixel_values"] = images
+        tensors["pixel_values"] = np.ascontiguousarray(images, np.float32)
     else:
         tensors["image"] = np.array(images, np.object_)
     if findings is not None:
@@ -255,9 +277,9 @@ def error_of(error: Any, address: str, seconds: float) -> LrclrError:
         return ServerUnavailableError(
             f"{address} did not answer within {seconds:g} s", fix="Give it longer, or look at the server's log."
         )
-    unreachable = _unreachable(line, address) if status == "UNAVAILABLE" else None
-    if unreachable is not None:
-        return unreachable
+    connection = _of_connection(line, address) if status == "UNAVAILABLE" else None
+    if connection is not None:
+        return connection
     if status == "RESOURCE_EXHAUSTED":
         return UsageError("a message is too large", why=line, fix="Send fewer images at once, or raise max_message.")
     busy = next((meaning for sign, meaning in protocol.BUSY.items() if sign in line), None)
@@ -281,12 +303,17 @@ def error_of(error: Any, address: str, seconds: float) -> LrclrError:
     return _KINDS.get(status, ServerError)(f"{address} answered {status or 'with an error'}", why=line, fix=fix)
 
 
-def _unreachable(line: str, address: str) -> ServerUnavailableError | None:
-    """Return the error for a text of gRPC about an address at which no server answers."""
-    if "Connection refused" in line:
-        return ServerUnavailableError(
-            f"nothing listens at {address}", fix="Start a server with `lrclr serve BUNDLE`, or check the address."
+def _of_connection(line: str, address: str) -> LrclrError | None:
+    """Return the error for a text of gRPC about an address at which no server answers, or one that refuses a call."""
+    if "This protocol is restricted" in line:
+        return UsageError(
+            f"{address} takes no shared memory", fix="Start it with `lrclr serve --shared-memory`, or leave it out."
         )
+    if "Connection refused" in line:
+        fix = "Start a server with `lrclr serve BUNDLE`, or check the address."
+        if any(os.environ.get(name) for name in _PROXIES):
+            fix += f" If a proxy that {' or '.join(_PROXIES)} names is in the way, add the host to no_proxy."
+        return ServerUnavailableError(f"nothing listens at {address}", fix=fix)
     if line.startswith(("errors resolving", "DNS resolution failed")):
         return ServerUnavailableError(f"the host of {address} is unknown", why=line, fix="Check the address.")
     if line.startswith("failed to connect") and ("Socket closed" in line or "HTTP/2" in line):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["ServeOptions"]
+
+_LONGEST = 86_400  # seconds
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,15 @@ class ServeOptions:
             raise UsageError("two ports are the same", fix="Give different ports, or 0 for any free port.")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError("TLS needs a certificate and its key", fix="Give both.")
-        for file in (self.tls_cert, self.tls_key):
-            if file is not None and not file.is_file():
-                raise UsageError(f"the file {file} does not exist")
+        if self.tls_cert is not None and self.tls_key is not None:
+            _check_pair(self.tls_cert, self.tls_key)
+            # The server runs in another folder.
+            object.__setattr__(self, "tls_cert", self.tls_cert.absolute())
+            object.__setattr__(self, "tls_key", self.tls_key.absolute())
         if self.instances is not None and not 1 <= self.instances <= 64:
             raise UsageError(f"{self.instances} instances are not possible", fix="Use 1 to 64.")
-        if self.startup_timeout <= 0:
-            raise UsageError("the start-up timeout must be positive")
+        if not 0 < self.startup_timeout <= _LONGEST:
+            raise UsageError(f"the start-up timeout must be positive, and at most {_LONGEST} seconds")
         if not 0 <= self.exit_timeout <= 3600:
             raise UsageError("the exit timeout must be between 0 and 3600 seconds")
         if self.expect is not None:
@@ -96,3 +101,19 @@ class ServeOptions:
         """Whether only this machine can reach it."""
         address = ip_address(self.address)
         return address is not None and address.is_loopback
+
+
+def _check_pair(certificate: Path, key: Path) -> None:
+    """Raise UsageError if TLS cannot use a certificate and its key: Triton would only say that the port is in use."""
+    for file in (certificate, key):
+        if not file.is_file():
+            raise UsageError(f"the file {file} does not exist")
+    try:
+        # The password of an encrypted key would be asked for.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"TLS cannot use {certificate} with {key}",
+            why=getattr(error, "reason", None) or str(error),
+            fix="Give a certificate and its own key in PEM, without a password.",
+        ) from None

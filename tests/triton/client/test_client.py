@@ -17,8 +17,8 @@ import grpc  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import pytest
 
-from lrclr import errors
-from lrclr.errors import ImageError, LrclrError, MissingExtraError, ServerUnavailableError, UsageError
+from lrclr import budget, errors
+from lrclr.errors import ImageError, ImageLimitError, LrclrError, MissingExtraError, ServerUnavailableError, UsageError
 from lrclr.triton import protocol
 from lrclr.triton.client import AsyncClient, Client, ClientOptions, predict_files
 
@@ -206,6 +206,65 @@ def test_one_image_instead_of_a_list_is_refused() -> None:
         asyncio.run(stream())
 
 
+def test_a_file_that_is_too_large_for_a_server_does_not_end_a_run(tmp_path: Path) -> None:
+    large, good = tmp_path / "large.png", tmp_path / "good.png"
+    with large.open("wb") as file:
+        file.truncate(budget.REQUEST_BYTES)
+    good.write_bytes(b"image")
+    with scripted_server() as server, Client(server.address) as client:
+        refused, answered = predict_files(client, [large, good])
+
+        async def stream() -> list[object]:
+            async with AsyncClient(server.address) as asking:
+                return [each async for each in asking.stream([large, good])]
+
+        first, second = asyncio.run(stream())
+    assert isinstance(refused.error, ImageLimitError)
+    assert answered.prediction is not None
+    assert isinstance(first, ImageLimitError)
+    assert second == answered.prediction
+
+
+def test_something_else_than_an_image_does_not_shift_answers() -> None:
+    async def stream(images: list[Any]) -> list[object]:
+        async with AsyncClient(server.address) as client:
+            return [each async for each in client.stream(images)]
+
+    with scripted_server() as server, pytest.raises(UsageError, match="an image cannot be NoneType"):
+        asyncio.run(stream([b"image", None, b"image"]))
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"), [("a\0b", "cannot be read"), (np.zeros((0, 0), np.uint8), "must be an array")]
+)
+def test_images_that_cannot_be_sent_give_an_error_of_lrclr(image: Any, reason: str) -> None:
+    with Client("127.0.0.1:9") as client, pytest.raises(ImageError, match=reason):
+        client.predict([image])
+
+
+def test_bytes_like_objects_are_sent() -> None:
+    with scripted_server() as server, Client(server.address) as client:
+        client.ask([bytearray(b"one")])  # type: ignore[list-item]
+        client.ask([memoryview(b"two")])  # type: ignore[list-item]
+    assert server.images == [b"one", b"two"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"timeout": 1e15},
+        {"keep_alive": 1e9},
+        {"backoff": float("nan")},
+        {"tls_root": "nowhere.pem"},
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        ClientOptions(**options)
+
+
 def test_names_instead_of_findings_are_refused() -> None:
     names: Any = ["Edema"]
     with (
@@ -228,7 +287,13 @@ def test_a_client_that_is_not_open_is_refused() -> None:
         ):
             with pytest.raises(UsageError, match="not open"):
                 call()
-        for waiting in (unopened.predict([b"image"]), unopened.describe()):
+
+        async def after_its_end() -> None:
+            async with AsyncClient(server.address) as ended:
+                pass
+            await ended.predict([b"image"])
+
+        for waiting in (unopened.predict([b"image"]), unopened.describe(), after_its_end()):
             with pytest.raises(UsageError, match=r"not open.*async with"):
                 asyncio.run(waiting)
     assert not server.left

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lrclr.cli import main
-from lrclr.errors import ServerUnavailableError
+from lrclr.errors import ServerUnavailableError, UsageError
 from lrclr.evaluation import store
 from lrclr.samples import sample_paths
 from lrclr.triton.client import Client, ClientOptions
@@ -268,7 +268,7 @@ def test_nothing_on_the_servers_command_line_opens_what_is_closed(single: Triton
         assert len(asking.predict(sample_paths()[:1])) == 1
 
 
-def test_tls(folder: Path, tmp_path: Path) -> None:
+def test_tls(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     made = subprocess.run(
         f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
@@ -277,6 +277,11 @@ def test_tls(folder: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert made.returncode == 0, made.stderr
+    with pytest.raises(UsageError, match="TLS cannot use"):
+        ServeOptions(tls_cert=cert, tls_key=cert)
+    # Relative paths: the server runs in a folder of its own.
+    monkeypatch.chdir(tmp_path)
+    cert, key = Path(cert.name), Path(key.name)
     options = ServeOptions(grpc_port=0, http=False, metrics=False, instances=1, tls_cert=cert, tls_key=key)
     with TritonServer(folder, options) as server:
         port = server.grpc.rpartition(":")[2]

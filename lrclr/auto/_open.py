@@ -34,6 +34,7 @@ def open_model(
     provider: str = "cpu",
     threads: int | None = None,
     server: str | None = None,
+    tls_root: Path | None = None,
     reading: ReadOptions | None = None,
 ) -> ZeroShotClassifier:
     """Open a bundle on this machine or in a server, or a checkpoint with PyTorch.
@@ -44,13 +45,14 @@ def open_model(
         provider: ``"cpu"`` or ``"cuda"``.
         threads: threads of one operator; None for the engine's default.
         server: ``host:port`` of a server that serves this bundle.
+        tls_root: PEM file that verifies the server, if its port is encrypted.
         reading: options of `load_checkpoint`.
     """
     if server is not None:
         from lrclr.triton.client import ClientOptions, TritonEngine
 
         bundle = Bundle(path)
-        options = ClientOptions(model=bundle.manifest.names.classifier)
+        options = ClientOptions(model=bundle.manifest.names.classifier, tls_root=tls_root)
         return ZeroShotClassifier(bundle, TritonEngine(server, ModelSpec.of_bundle(bundle).sha256, options))
     if is_bundle(path):
         bundle = Bundle(path)

@@ -48,6 +48,7 @@ class OpenOptions:
         shared_memory: whether a server is also measured with shared memory.
         reading: options of `load_checkpoint`.
         model_name: name of the servers' model.
+        tls_root: PEM file that verifies the servers, if their ports are encrypted.
     """
 
     engines: tuple[str, ...] = ()
@@ -56,6 +57,7 @@ class OpenOptions:
     shared_memory: bool = False
     reading: ReadOptions | None = None
     model_name: str = MODEL
+    tls_root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def open_targets(given: Sequence[str], options: OpenOptions | None = None) -> It
         for one in given:
             if is_server(one):
                 transports = (False, True)[: 1 + options.shared_memory]
-                found += [_server(stack, one, options.model_name, shared=shared) for shared in transports]
+                found += [_server(stack, one, options, shared=shared) for shared in transports]
             elif is_bundle(one):
                 found += [_bundle(one, options, engine) for engine in options.engines or (None,)]
             else:
@@ -172,11 +174,12 @@ def _local(
     return Target(info, spec, classifier.engine, bundle, classifier)
 
 
-def _server(stack: ExitStack, address: str, model: str, *, shared: bool) -> Target:
+def _server(stack: ExitStack, address: str, options: OpenOptions, *, shared: bool) -> Target:
     from lrclr.triton.client import Client, ClientOptions, TritonEngine
 
     # Without retries: their pauses would be timed.
-    client = stack.enter_context(Client(address, ClientOptions(retries=0, shared_memory=shared, model=model)))
+    used = ClientOptions(retries=0, shared_memory=shared, model=options.model_name, tls_root=options.tls_root)
+    client = stack.enter_context(Client(address, used))
     facts = client.describe()
     spec = ModelSpec.of_server(facts)
     transport = "grpc, shared memory" if shared else "grpc"

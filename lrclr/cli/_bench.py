@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from lrclr.cli import _bench_compare
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
-from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, gauge, note, out, print_utf8
+from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, TlsRoot, gauge, note, out, print_utf8
 from lrclr.cli._extras import require_bench, require_export, require_torch
 from lrclr.contract import MODEL
 from lrclr.errors import GateError, UsageError
@@ -92,6 +92,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     shared_memory: Annotated[
         bool, typer.Option("--shared-memory", help="Also measure servers with shared memory.")
     ] = False,
+    tls_root: TlsRoot = None,
     files: Annotated[
         list[Path] | None, typer.Option("--file", help="An image, or a folder of images. May be repeated.")
     ] = None,
@@ -145,7 +146,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     reading = read_options(heads, activation, key)
     _require(targets, reference, reading)
     engines = () if engine is None else _list("--engine", engine, str)
-    opening = OpenOptions(engines, provider, threads, shared_memory, reading, model_name)
+    opening = OpenOptions(engines, provider, threads, shared_memory, reading, model_name, tls_root)
     with gauge("opening") as step, open_targets(targets, opening) as opened:
         compared: Reference | None = None if reference is None else reference_from(reference, reading)
         for target in opened:

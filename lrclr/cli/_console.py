@@ -11,8 +11,10 @@ import math
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -33,6 +35,10 @@ ENGINE_HELP = (
     "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest on this machine.  "
     "[default: the engine that the bundle was made for]"
 )
+TlsRoot = Annotated[
+    Path | None,
+    typer.Option("--tls-root", help="PEM certificates to verify the server with. Its gRPC port is encrypted then."),
+]
 SERVER_HELP = "Path of the tritonserver program.  [default: from the PATH, else from make triton]"
 EXACT_HELP = (
     "Decode every pixel. By default, large JPEG 2000 images are decoded at a lower resolution, which is faster."

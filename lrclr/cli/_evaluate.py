@@ -14,6 +14,7 @@ from lrclr.cli._console import (
     ENGINE_HELP,
     EXACT_HELP,
     RESEARCH_ONLY,
+    TlsRoot,
     complain,
     counter,
     note,
@@ -76,6 +77,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         str | None,
         typer.Option("--server", help="HOST:PORT of a server with the bundle MODEL, which computes the scores."),
     ] = None,
+    tls_root: TlsRoot = None,
     engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[
@@ -139,7 +141,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         check_storable(model)
     if server is not None and (ensemble or keep or not is_bundle(model)):
         raise UsageError("--server needs one bundle, without --ensemble or --store", why="it serves one bundle")
-    runner = {"engine": engine, "provider": provider, "threads": threads, "reading": reading}
+    if tls_root is not None and server is None:
+        raise UsageError("--tls-root needs --server")
+    runner = {"tls_root": tls_root, "engine": engine, "provider": provider, "threads": threads, "reading": reading}
     judged = _evaluated(members, data, fitting, options, server=server, **runner)
     if keep and judged.evaluation.score_scale is None and not judged.evaluation.finding_calibration:
         raise LrclrError("no fit is stored, and the model is unchanged", why=judged.evaluation.not_calibrated[""])

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from lrclr.cli import _dicom_results
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, REFUSE_HELP, RESEARCH_ONLY, complain, counter, note, note_engine
+from lrclr.cli._console import (
+    ENGINE_HELP,
+    EXACT_HELP,
+    REFUSE_HELP,
+    RESEARCH_ONLY,
+    TlsRoot,
+    complain,
+    counter,
+    note,
+    note_engine,
+)
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +51,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
             "[default: lrclr]",
         ),
     ] = None,
+    tls_root: TlsRoot = None,
     findings: Annotated[
         Path | None, typer.Option("--findings", help="Findings file (TOML), instead of the bundle's findings.")
     ] = None,
@@ -88,6 +99,8 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         )
     if model_name is not None and server is None:
         raise UsageError("--model-name needs --server", why="a bundle on this machine is named by its folder")
+    if tls_root is not None and server is None:
+        raise UsageError("--tls-root needs --server")
     from lrclr.engines import EngineOptions
 
     refused = _codes(refuse)
@@ -96,7 +109,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         engine_options = EngineOptions(engine, provider or "cpu", threads)
         asked, fusion_trained, sha256, results = _by_bundle(request, bundle or Path("triton_repo"), engine_options)
     else:
-        asked, fusion_trained, sha256, results = _by_server(request, server, model_name)
+        asked, fusion_trained, sha256, results = _by_server(request, server, model_name, tls_root)
     from lrclr.cli._findings import naming_file
     from lrclr.cli._reporter import reporter
     from lrclr.dicom_results import ResultModel
@@ -210,14 +223,15 @@ def _by_bundle(
 
 
 def _by_server(
-    request: _PredictRequest, address: str, model_name: str | None
+    request: _PredictRequest, address: str, model_name: str | None, tls_root: Path | None
 ) -> tuple[FindingSet, bool, str, Iterator[FileResult]]:
     """Return the same of a server."""
+    from lrclr.contract import MODEL
     from lrclr.text import FindingSet
     from lrclr.triton.client import Client, ClientOptions, predict_files
 
     files = request.found.files
-    client = Client(address, ClientOptions() if model_name is None else ClientOptions(model=model_name))
+    client = Client(address, ClientOptions(model=model_name or MODEL, tls_root=tls_root))
     described = client.describe()
     own = FindingSet.loads(described["findings"])
     findings = _asked(request.findings, own, None)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path  # noqa: TC003 - typer reads annotations
 from typing import Annotated
 
 import typer
 
-from lrclr.cli._console import out
+from lrclr.cli._console import TlsRoot, out
 from lrclr.contract import MODEL
 from lrclr.errors import ServerError, ServerUnavailableError
 
@@ -28,9 +27,7 @@ def probe(
     model_name: Annotated[
         str, typer.Option("--model-name", help="Name of its model: PREFIXlrclr for a bundle with --name-prefix PREFIX.")
     ] = MODEL,
-    tls_root: Annotated[
-        Path | None, typer.Option("--tls-root", help="PEM certificates to verify the server with.")
-    ] = None,
+    tls_root: TlsRoot = None,
 ) -> None:
     """Send a sample radiograph to a server and check the answer. A server can report ready and still not answer.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, note, note_engine, out
+from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, TlsRoot, note, note_engine, out
 from lrclr.errors import UsageError
 
 
@@ -40,6 +40,7 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
     threads: Annotated[
         int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
     ] = None,
+    tls_root: TlsRoot = None,
 ) -> None:
     """Serve a page to look at studies, and a REST API, until Ctrl-C.
 
@@ -50,6 +51,8 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--server cannot be used with --engine, --provider or --threads", why="the server has its own")
     if model_name is not None and (server is None or bundle is not None):
         raise UsageError("--model-name needs --server, without a bundle", why="a bundle knows the names of its models")
+    if tls_root is not None and server is None:
+        raise UsageError("--tls-root needs --server")
     from lrclr.cli._extras import require_web
 
     require_web()
@@ -58,7 +61,13 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
     # Before the model is opened, which takes seconds.
     options = WebOptions(host=host, port=port, token=read_token(token_file))
     backend = open_backend(
-        bundle, server=server, model_name=model_name, engine=engine, provider=provider or "cpu", threads=threads
+        bundle,
+        server=server,
+        model_name=model_name,
+        engine=engine,
+        provider=provider or "cpu",
+        threads=threads,
+        tls_root=tls_root,
     )
     if isinstance(backend, BundleBackend):
         note_engine(backend.classifier)

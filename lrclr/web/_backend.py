@@ -162,6 +162,7 @@ def open_backend(
     engine: str | None = None,
     provider: str = "cpu",
     threads: int | None = None,
+    tls_root: Path | None = None,
 ) -> Backend:
     """Open a bundle, a server, or a bundle whose graphs a server runs.
 
@@ -169,12 +170,13 @@ def open_backend(
         bundle: its folder; ``triton_repo`` if neither a bundle nor a server is given.
         server: ``host:port`` of the gRPC port of a server.
         model_name: name of the server's model `lrclr`, if no bundle is given.
-        engine, provider, threads: as for `lrclr.auto.open_model`.
+        engine, provider, threads, tls_root: as for `lrclr.auto.open_model`.
     """
     if bundle is None and server is not None:
+        from lrclr.contract import MODEL
         from lrclr.triton.client import Client, ClientOptions
 
-        options = ClientOptions() if model_name is None else ClientOptions(model=model_name)
+        options = ClientOptions(model=model_name or MODEL, tls_root=tls_root)
         return ServerBackend(Client(server, options))
     from lrclr.auto import is_bundle, open_model
 
@@ -190,5 +192,6 @@ def open_backend(
         provider=provider,
         threads=threads,
         server=server,
+        tls_root=tls_root,
     )
     return BundleBackend(opened)

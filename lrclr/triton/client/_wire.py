@@ -319,6 +319,7 @@ def _of_connection(line: str, address: str) -> LrclrError | None:
     if line.startswith("failed to connect") and ("Socket closed" in line or "HTTP/2" in line):
         return ServerUnavailableError(
             f"what listens at {address} does not answer in gRPC",
-            fix="Give the port for gRPC, 8001 by default, and not that for HTTP. A server with TLS needs tls_root.",
+            fix="Give the port for gRPC, 8001 by default, and not that for HTTP. "
+            "A server with TLS needs --tls-root, in Python tls_root.",
         )
     return None

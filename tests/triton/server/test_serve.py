@@ -287,6 +287,9 @@ def test_tls(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         port = server.grpc.rpartition(":")[2]
         with Client(f"localhost:{port}", ClientOptions(tls_root=cert)) as client:
             assert len(client.predict(sample_paths()[:1])) == 1
+        asked = ["--server", f"localhost:{port}", "--tls-root", str(cert)]
+        assert main(["predict", str(sample_paths()[0]), *asked]) == 0
+        assert main(["probe", f"localhost:{port}", *asked[2:]]) == 0
         plain = ClientOptions(timeout=2, retries=1)
         with Client(f"localhost:{port}", plain) as client, pytest.raises(ServerUnavailableError):
             client.predict(sample_paths()[:1])

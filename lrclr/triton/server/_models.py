@@ -69,6 +69,10 @@ class ServedModels:
         self._process.note_models()
         return self._process.dead_models(self._repository.version)
 
+    def release_shared_memory(self) -> None:
+        """As `Probe.release_shared_memory`."""
+        self._probe.release_shared_memory()
+
     def await_answer(self) -> None:
         """Wait until the server has answered a radiograph.
 

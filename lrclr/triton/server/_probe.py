@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -103,6 +105,18 @@ class Probe:
             for model in statistics.model_stats
             if model.version == str(version)
         }
+
+    def release_shared_memory(self) -> None:
+        """Let the server give up shared memory of clients that were killed.
+
+        A client removes the file of its region. Until it is unregistered, too, the server keeps the memory. The server
+        refuses to give up what a request still reads.
+        """
+        with suppress(ServerError):
+            regions = self._call("get_system_shared_memory_status", client_timeout=_SHORT).regions
+            for name, region in regions.items():
+                if not Path("/dev/shm", region.key.removeprefix("/")).exists():  # noqa: S108 - where the system has it
+                    self._call("unregister_system_shared_memory", name, client_timeout=_SHORT)
 
     def close(self) -> None:
         """Close the connection."""

@@ -141,6 +141,8 @@ class TritonServer:
         process, models = self._started(), self._models()
         process.raise_if_ended()
         models.retire()
+        if self.options.shared_memory:
+            models.release_shared_memory()
         # The other processes of a model may answer well, but the next request may be for the dead one.
         dead = models.dead()
         reason = f"a process of the model {dead[0]} has died" if dead else self._wrong(timeout)

@@ -9,6 +9,7 @@ import re
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,6 +232,21 @@ def test_shared_memory_gives_the_same_answers_and_is_removed(server: TritonServe
         own_regions = regions() - before
         assert 1 <= len(own_regions) <= 9  # kept, and at most as many regions as were in use at the same time
     assert regions() == before
+
+
+def test_shared_memory_of_a_killed_client_is_given_up(server: TritonServer) -> None:
+    from tritonclient import grpc
+    from tritonclient.utils import shared_memory
+
+    with closing(grpc.InferenceServerClient(server.grpc)) as raw:
+        handles = {name: shared_memory.create_shared_memory_region(name, f"/{name}", 4096) for name in ("gone", "kept")}
+        for name in handles:
+            raw.register_system_shared_memory(name, f"/{name}", 4096)
+        shared_memory.destroy_shared_memory_region(handles["gone"])
+        server.check()
+        assert {"gone", "kept"} & raw.get_system_shared_memory_status().regions.keys() == {"kept"}
+        raw.unregister_system_shared_memory("kept")
+        shared_memory.destroy_shared_memory_region(handles["kept"])
 
 
 def test_a_bad_file_gives_an_error_without_affecting_others(client: Client, tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ checkpoint: $(PHANTOM) $(BASE)
 	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(RUN)/lrclr
 	@$(BIN)/python -m benchmarks.checkpoint.prompts $(VARIED) $(RUN)/global
 	@$(BIN)/lrclr evaluate $(RUN)/lrclr $(PHANTOM) --split external --validation $(VARIED) --against $(RUN)/global --store -o $(RUN)/report
-	@$(BIN)/python -m benchmarks.checkpoint.pack $(RUN)/lrclr -o lrclr/data/checkpoint
+	@$(BIN)/python -m benchmarks.checkpoint.pack $(RUN)/lrclr --report $(RUN)/report/report.json -o lrclr/data/checkpoint
 
 SEEDS := 0 1 2
 

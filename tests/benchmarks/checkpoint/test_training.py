@@ -11,9 +11,11 @@ import torch
 from torch.distributed.run import get_args_parser
 
 from benchmarks.checkpoint.base import BaseRun, Reader
+from benchmarks.checkpoint.curves import losses_of
 from benchmarks.checkpoint.images import as_pixel_values
 from benchmarks.checkpoint.initial import initialise_fusion, initialise_tower
 from benchmarks.checkpoint.network import network
+from benchmarks.checkpoint.pack import metrics_of
 from benchmarks.checkpoint.prompts import choose_prompts
 from benchmarks.checkpoint.running import RowBatches, joined, run_to_end
 from benchmarks.checkpoint.tune import Sentences, TuneRun
@@ -297,3 +299,29 @@ def test_torchrun_passes_the_options_on(command: str) -> None:
     module, *options = command.split()
     parsed = get_args_parser().parse_args(["--standalone", "-m", f"benchmarks.checkpoint.{module}", *options])
     assert parsed.training_script_args == options
+
+
+def test_losses_are_read_from_what_a_training_printed() -> None:
+    text = "continues after step 100 of 300\nstep 200 of 300: image 0.5, cells 0.6, 40 images/s\n"
+    assert losses_of(text) == {"image": [(200, 0.5)], "cells": [(200, 0.6)]}
+
+
+def test_the_model_card_gets_the_metrics_of_the_report() -> None:
+    def figure(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    report = {
+        "findings": [{"name": "Edema", "auroc": figure(0.91234)}],
+        "mean": {"auroc": figure(0.8)},
+        "grounding": [
+            {"name": "Edema", "pointing": {"value": 1.0, "low": None, "high": None}},
+            {"name": "mean", "pointing": figure(0.6)},
+        ],
+    }
+    found = [(each.name, each.finding, each.value, each.interval) for each in metrics_of(report)]
+    assert found == [
+        ("AUROC", "Edema", 0.912, (0.812, 1.012)),
+        ("AUROC, mean of the seven findings", "", 0.8, (0.7, 0.9)),
+        ("pointing", "Edema", 1.0, None),
+        ("pointing, mean of the seven findings", "", 0.6, (0.5, 0.7)),
+    ]

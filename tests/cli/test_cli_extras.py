@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 # Private: the tables from which errors are built have no public name.
 from lrclr.cli import _extras, main
-from lrclr.errors import MissingExtraError
+from lrclr.errors import _OF_TORCH, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,6 +157,7 @@ def test_every_error_names_an_extra_that_installs_its_package() -> None:
     assert others <= {
         "lrclr/__init__.py",
         "lrclr/cli/_extras.py",
+        "lrclr/errors.py",
         "lrclr/triton/client/_wire.py",
         "lrclr/engines/_cuda.py",
         "lrclr/engines/_tensorrt_library.py",
@@ -175,6 +176,7 @@ def test_the_tables_of_extras_are_correct(monkeypatch: pytest.MonkeyPatch) -> No
     for engine, package in PACKAGES.items():
         # The distributions of TensorRT-RTX and TensorRT have a dash in their names.
         assert {package.lower(), package.lower().replace("_", "-")} & installed_by(engine)
+    assert installed_by("torch") >= _OF_TORCH
     for engine in PLAN_ENGINES:
         assert "cuda-bindings" in installed_by(engine)
     packages = re.findall(r'"(py[\w-]+|python-gdcm)"', Path(_dicom_decode.__file__).read_text())

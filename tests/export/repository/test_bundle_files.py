@@ -109,9 +109,10 @@ def test_max_batch_reaches_the_image_encoder(checkpoint: Checkpoint, max_batch: 
     assert parsed(configs["image_encoder"]).max_batch_size == max_batch
 
 
-def test_no_batch_below_one(checkpoint: Checkpoint) -> None:
-    with pytest.raises(UsageError, match="at least 1"):
-        profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=0)
+def test_no_batch_below_one_or_above_what_a_server_takes(checkpoint: Checkpoint) -> None:
+    for size in (0, 10**8):
+        with pytest.raises(UsageError, match="from 1 to 1024"):
+            profiles(checkpoint.findings, checkpoint.tokenizer, max_batch=size)
 
 
 def test_the_committed_configs_are_what_the_exporter_writes() -> None:

@@ -9,7 +9,7 @@ from typing import Self
 
 from lrclr.errors import UsageError
 
-__all__ = ["DIRECT", "Address", "ip_address"]
+__all__ = ["DIRECT", "Address", "check_port", "ip_address"]
 
 # A gRPC channel with this option ignores http_proxy, https_proxy and grpc_proxy.
 DIRECT = ("grpc.enable_http_proxy", 0)
@@ -29,6 +29,12 @@ def ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def check_port(port: int) -> None:
+    """Raise UsageError for a port that cannot be listened on; 0 stands for any free one."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"{port} is not a port", fix="Give a number up to 65535, or 0 for any free port.")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ FLAGS: Final = (
 """Flags of a processor on which the speed of matrix products depends."""
 
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
-
-
 _MOST_THREADS: Final = 4096
 
 

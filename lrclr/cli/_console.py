@@ -20,6 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from lrclr.errors import UsageError
+
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +49,12 @@ REFUSE_HELP = (
     "Refuse images with one of these warnings, such as colour,inverted: they get an error instead of an answer."
 )
 RESEARCH_ONLY = "Research use only. Not a medical device."
+
+
+def check_tls_root(tls_root: Path | None, server: str | None) -> None:
+    """Raise UsageError for --tls-root without --server."""
+    if tls_root is not None and server is None:
+        raise UsageError("--tls-root needs --server")
 
 
 def out() -> Console:

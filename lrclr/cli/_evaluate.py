@@ -15,6 +15,7 @@ from lrclr.cli._console import (
     EXACT_HELP,
     RESEARCH_ONLY,
     TlsRoot,
+    check_tls_root,
     complain,
     counter,
     note,
@@ -141,8 +142,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         check_storable(model)
     if server is not None and (ensemble or keep or not is_bundle(model)):
         raise UsageError("--server needs one bundle, without --ensemble or --store", why="it serves one bundle")
-    if tls_root is not None and server is None:
-        raise UsageError("--tls-root needs --server")
+    check_tls_root(tls_root, server)
     runner = {"tls_root": tls_root, "engine": engine, "provider": provider, "threads": threads, "reading": reading}
     judged = _evaluated(members, data, fitting, options, server=server, **runner)
     if keep and judged.evaluation.score_scale is None and not judged.evaluation.finding_calibration:

@@ -17,6 +17,7 @@ from lrclr.cli._console import (
     REFUSE_HELP,
     RESEARCH_ONLY,
     TlsRoot,
+    check_tls_root,
     complain,
     counter,
     note,
@@ -99,11 +100,11 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
         )
     if model_name is not None and server is None:
         raise UsageError("--model-name needs --server", why="a bundle on this machine is named by its folder")
-    if tls_root is not None and server is None:
-        raise UsageError("--tls-root needs --server")
+    check_tls_root(tls_root, server)
     from lrclr.engines import EngineOptions
+    from lrclr.input_checks import known_codes
 
-    refused = _codes(refuse)
+    refused = known_codes(*refuse) if refuse else frozenset()
     request = _PredictRequest(images, findings, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
     if server is None:
         engine_options = EngineOptions(engine, provider or "cpu", threads)
@@ -156,14 +157,6 @@ def _conclude(result: FileResult, target: Path | None) -> None:
         note(f"{result.path}: {'; '.join(result.prediction.remarks)}")
     if result.prediction is not None and result.prediction.warnings:
         note(f"{result.path}: warnings: {described(result.prediction.warnings)}")
-
-
-def _codes(refuse: list[str] | None) -> frozenset[str]:
-    if not refuse:
-        return frozenset()
-    from lrclr.input_checks import known_codes
-
-    return known_codes(*refuse)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, TlsRoot, note, note_engine, out
+from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, TlsRoot, check_tls_root, note, note_engine, out
 from lrclr.errors import UsageError
 
 
@@ -51,8 +51,7 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("--server cannot be used with --engine, --provider or --threads", why="the server has its own")
     if model_name is not None and (server is None or bundle is not None):
         raise UsageError("--model-name needs --server, without a bundle", why="a bundle knows the names of its models")
-    if tls_root is not None and server is None:
-        raise UsageError("--tls-root needs --server")
+    check_tls_root(tls_root, server)
     from lrclr.cli._extras import require_web
 
     require_web()

@@ -21,8 +21,17 @@ _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0
 _LONGEST_NAME: Final = 40
 _CPU: Final = re.compile(r"(?=.*[1-9])([0-9]{1,4}(\.[0-9]{1,3})?|[0-9]{1,7}m)")
 _MEMORY: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
-_BYTES: Final = {None: 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_BYTES_OF_POWERS: Final = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_BYTES: Final = {
+    None: 1,
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 _LEAST_MEMORY: Final = 2**30
 _LONGEST_PREFIX: Final = 253
 # Registry with port, path, tag, digest; without characters that are special in YAML or a shell.
@@ -138,7 +147,7 @@ def _check_memory(text: str) -> None:
     found = _MEMORY.fullmatch(text)
     if found is None:
         raise UsageError(f"{text!r} is not an amount of memory", fix="Use for example 6Gi.")
-    if float(found[1]) * (_BYTES | _BYTES_OF_POWERS)[found[2]] < _LEAST_MEMORY:
+    if float(found[1]) * _BYTES[found[2]] < _LEAST_MEMORY:
         raise UsageError(f"a server cannot run with {text} of memory", fix="Give at least 1Gi, or omit --memory.")
 
 

@@ -145,7 +145,7 @@ def evaluate(
                 )
         if options.alpha is not None:
             # Before the images are scored.
-            _recognition.check_alpha(options.alpha, trained=classifier.spec.fusion_trained)
+            _recognition.check_usable_alpha(options.alpha, trained=classifier.spec.fusion_trained)
         answered = []
         for what, rows in (("images", selection.rows), ("validation images", selection.validation)):
             if rows:

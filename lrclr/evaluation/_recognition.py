@@ -14,6 +14,7 @@ from lrclr.evaluation._bootstrap import Ranking, decisions, estimate, mean_of, r
 from lrclr.evaluation._delong import auroc_interval, mean_interval, placements
 from lrclr.evaluation._platt import LEAST_IMAGES
 from lrclr.evaluation._result import Estimate, FindingQuality, MeanQuality
+from lrclr.inference import check_alpha
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,7 @@ def fitted(
     """
     sweep = metrics.sweep_alpha(validation) if validation is not None else ()
     if alpha is not None:
-        check_alpha(alpha, trained=scores.fusion_trained)
+        check_usable_alpha(alpha, trained=scores.fusion_trained)
         return replace(scores, alpha=alpha), "given", sweep
     if sweep and validation is not None and scores.fusion_trained and _has_enough(validation):
         # Of equal ones the lowest, which relies more on the pretrained global score.
@@ -61,10 +62,9 @@ def _has_enough(validation: Scores) -> bool:
     return bool((np.minimum(*counts) >= LEAST_IMAGES).any())
 
 
-def check_alpha(alpha: float, *, trained: bool) -> None:
+def check_usable_alpha(alpha: float, *, trained: bool) -> None:
     """Raise UsageError if a weight cannot be used."""
-    if not 0.0 <= alpha <= 1.0:
-        raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
+    check_alpha(alpha)
     if alpha > 0.0 and not trained:
         raise UsageError(
             f"alpha is {alpha}, but the fusion head is not trained", why="its local scores have no meaning"

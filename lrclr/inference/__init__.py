@@ -13,6 +13,7 @@ from lrclr.inference._results import Answers, FindingResult, ImageEmbeddings, Pr
 from lrclr.inference._scores import (
     CALIBRATION_KEYS,
     ScoreCalibration,
+    check_alpha,
     combined_score,
     finding_scores,
     global_score,
@@ -33,6 +34,7 @@ __all__ = [
     "Region",
     "ScoreCalibration",
     "ZeroShotClassifier",
+    "check_alpha",
     "combined_score",
     "draw_heatmap",
     "finding_scores",

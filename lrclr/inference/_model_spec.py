@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lrclr.errors import NotSupportedError, UsageError
-from lrclr.inference._scores import ScoreCalibration
+from lrclr.inference._scores import ScoreCalibration, check_alpha
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import FindingSet, require_finding_set
 
@@ -83,8 +83,7 @@ class ModelSpec:
         """
         if alpha is None:
             return self.alpha
-        if not 0.0 <= alpha <= 1.0:
-            raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
+        check_alpha(alpha)
         if alpha > 0.0 and not self.fusion_trained:
             raise UsageError(
                 f"alpha is {alpha}, but the fusion head of this {self.kind} is not trained",

@@ -149,14 +149,19 @@ def global_score(image_embedding: Floats, text_embedding: Floats) -> Floats:
     return scores
 
 
+def check_alpha(alpha: float) -> None:
+    """Raise UsageError if the weight of the local score is not in [0, 1]."""
+    if not 0.0 <= alpha <= 1.0:
+        raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
+
+
 def combined_score(global_: Floats, local: Floats, alpha: float) -> Floats:
     """Return ``(1 - alpha) * global + alpha * local``, all ``[B, P]``.
 
     Raises:
         UsageError: `alpha` is not in [0, 1].
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise UsageError(f"alpha is {alpha}", fix="It must be between 0 and 1.")
+    check_alpha(alpha)
     # At alpha = 0, NaN in the score of an untrained head must not reach the result: NaN times 0 is NaN.
     return global_.copy() if alpha == 0.0 else (1.0 - alpha) * global_ + alpha * local
 

@@ -8,11 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from lrclr._addresses import Address, ip_address
+from lrclr._addresses import Address, check_port, ip_address
 from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel, ResultRefusedError
 from lrclr.errors import LrclrError, MissingExtraError, NonFiniteError, ServerUnavailableError, UsageError
 from lrclr.images import ReadLimits, read_image
-from lrclr.inference import FileResult, predict_files
+from lrclr.inference import FileResult, check_alpha, predict_files
 from lrclr.pacs._connections import Connections
 from lrclr.pacs._destination import checked_ae_title
 from lrclr.pacs._remote import IMAGE_CLASSES
@@ -89,14 +89,13 @@ class ListenOptions:
                 f"every sender that reaches {self.host} could push images",
                 fix="Name the senders with --accept AE, once for each.",
             )
-        if not 0 <= self.port <= 65535:
-            raise UsageError(f"{self.port} is not a port", fix="Give a number up to 65535, or 0 for any free port.")
+        check_port(self.port)
         if self.batch_size < 1:
             raise UsageError("a batch needs at least one image")
         if self.spool_bytes < 1:
             raise UsageError("the spool needs at least one byte")
-        if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise UsageError(f"alpha is {self.alpha:g}. It must be between 0 and 1")
+        if self.alpha is not None:
+            check_alpha(self.alpha)
 
 
 class Listener:
@@ -129,7 +128,7 @@ class Listener:
         self.port = 0
         self._classifier, self._destinations, self._on_event = classifier, destinations, on_event
         self._findings = self.options.findings or classifier.spec.findings
-        self._alpha = classifier.spec.alpha if self.options.alpha is None else self.options.alpha
+        self._alpha = classifier.spec.checked_alpha(self.options.alpha)
         model = ResultModel(classifier.spec.sha256, self._findings, self.options.exact)
         self._builder = ResultBuilder(model)
         self._model = f"{model.key} {self._alpha:.6g}"

@@ -242,8 +242,7 @@ class Spool:
 
     def _remove_failed(self, size: int) -> None:
         """Delete the oldest instances without results, until they have freed so many bytes."""
-        files = sorted((file.stat().st_mtime_ns, file) for file in self._failed.glob("*.dcm")) if size > 0 else []
-        for _, file in files:
+        for _, file in sorted((file.stat().st_mtime_ns, file) for file in self._failed.glob("*.dcm")):
             if size <= 0:
                 return
             freed = file.stat().st_size

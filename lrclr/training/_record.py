@@ -77,10 +77,11 @@ def begin_run(folder: Path, record: Mapping[str, Any], settings: TrainSettings, 
         _check_same(folder / SETTINGS, record, settings)
         _sweep(folder)
         state = last_state(folder / STEPS)
-        if state is not None and best_step_of(state) and not (folder / CHECKPOINT).exists():
+        best = None if state is None else best_step_of(state)
+        if best and not (folder / CHECKPOINT).exists():
             raise LrclrError(
                 f"{folder / CHECKPOINT} is missing",
-                why=f"it had the best network so far, of step {best_step_of(state)}",
+                why=f"it had the best network so far, of step {best}",
                 fix="Put it back, or start the run again with --overwrite.",
             )
         return state

@@ -25,7 +25,7 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "text": ("report", "sentences"),
     "region_rollout": ("per_head", "mean"),
 }
-MOST_SEED: Final = 2**63 - 1
+_MOST_SEED: Final = 2**63 - 1
 # Settings that may change when a run is resumed: they do not affect the result.
 _INCIDENTAL: Final = ("workers", "keep")
 
@@ -106,7 +106,7 @@ class TrainSettings:
     def _check_whole_numbers(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 2), ("keep", 1)):
             _check_whole(name, getattr(self, name), least)
-        _check_whole("seed", self.seed, 0, most=MOST_SEED)
+        _check_whole("seed", self.seed, 0, most=_MOST_SEED)
         for name in ("workers", "save_every", "evaluate_every"):
             _check_whole(name, getattr(self, name), 0)
         for name in ("max_steps", "region_top_k"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from lrclr import budget
-from lrclr._addresses import Address, ip_address
+from lrclr._addresses import Address, check_port, ip_address
 from lrclr._processors import processors
 from lrclr.errors import UsageError
 
@@ -75,8 +75,7 @@ class WebOptions:
                 why=f"at least {_SHORTEST_TOKEN} are needed, so that it cannot be guessed",
                 fix="Make one with: openssl rand -hex 32",
             )
-        if not 0 <= self.port <= 65535:
-            raise UsageError(f"{self.port} is not a port", fix="Use 0 to 65535.")
+        check_port(self.port)
         limits = (
             *(self.body_bytes, self.all_bodies_bytes, self.body_seconds, self.images, self.texts),
             *(1 if self.running is None else self.running, self.kept_images, self.kept_bytes, self.kept_seconds),

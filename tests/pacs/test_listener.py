@@ -174,7 +174,7 @@ def test_who_may_send_what(classifier: ZeroShotClassifier, tmp_path: Path) -> No
     [
         ({"port": 99999}, "99999 is not a port"),
         ({"port": -1}, "-1 is not a port"),
-        ({"alpha": 7.0}, "alpha is 7. It must be between 0 and 1"),
+        ({"alpha": 7.0}, r"alpha is 7\.0\. It must be between 0 and 1\."),
         ({"alpha": float("nan")}, "between 0 and 1"),
         ({"batch_size": 0}, "a batch needs at least one image"),
         ({"spool_bytes": 0}, "the spool needs at least one byte"),

@@ -160,7 +160,7 @@ def _allocate(file: Path, size: int) -> None:
             os.posix_fallocate(region.fileno(), 0, size)
     except OSError as error:
         raise LrclrError(
-            f"there is no room for {size} bytes of shared memory",
+            f"{size} bytes of shared memory cannot be allocated",
             why=error.strerror,
             fix="Enlarge /dev/shm, or leave shared_memory out.",
         ) from error

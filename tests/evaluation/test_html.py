@@ -7,6 +7,7 @@ import html
 import io
 import re
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -262,7 +263,7 @@ def test_undefined_findings_have_a_reason(full_page: str) -> None:
 
 
 def test_an_auroc_of_chance_is_marked() -> None:
-    result = evaluation()
+    result = evaluation(NAMES[:2], masks=False)
     first = replace(result.findings[0], auroc=Estimate(0.5123, 0.4876, 0.6))
     text = Html(page(replace(result, findings=(first, *result.findings[1:])), None, ())).text
     assert "0.512†" in text.replace("\n†", "†")
@@ -286,7 +287,7 @@ def test_names_with_html_are_escaped(page_of_html_names: str) -> None:
 
 
 def test_values_with_html_are_escaped() -> None:
-    result = evaluation()
+    result = evaluation(NAMES[:2])
     bad = HTML_NAMES[0]
     result = replace(
         result,
@@ -296,7 +297,8 @@ def test_values_with_html_are_escaped() -> None:
         environment={"lrclr": bad, bad: bad},
         alpha_from=bad,
     )
-    other = replace(comparison(), against={"kind": bad, "sha256": bad, "precision": bad, "engine": bad, "alpha": 0.1})
+    against = {"kind": bad, "sha256": bad, "precision": bad, "engine": bad, "alpha": 0.1}
+    other = replace(comparison(NAMES[:2]), against=against)
     assert "script" not in Html(page(result, other, [Example(bad, bad, 0.5, picture(1))])).tags
 
 
@@ -338,7 +340,7 @@ def test_settings_of_matplotlib_are_not_changed() -> None:
 
     with mpl.rc_context({"font.size": 31}):
         before = dict(mpl.rcParams)
-        page(evaluation(), None, ())
+        page(evaluation(NAMES[:2]), None, ())
         assert dict(mpl.rcParams) == before
 
 
@@ -350,11 +352,12 @@ def test_missing_parts_have_no_section_in_the_page() -> None:
         read = Html(page(*parts))
         return [title for title in every if headings(read).count(title) == 2]
 
-    assert found(evaluation(), comparison(), examples()) == every
-    bare = evaluation(validated=False, masks=False)
+    names = NAMES[:2]
+    assert found(evaluation(names), comparison(names), examples(names)) == every
+    bare = evaluation(names, validated=False, masks=False)
     bare.settings.pop("published")
     assert found(bare, None, ()) == ["Recognition", "Calibration"]
-    assert found(evaluation(masks=False), None, examples()) == [*every[:4], *every[6:]]
+    assert found(evaluation(names, masks=False), None, examples(names)) == [*every[:4], *every[6:]]
 
 
 def test_an_untrained_head_is_explained_once_and_its_figures_are_dashes() -> None:
@@ -422,14 +425,18 @@ NAME = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30) | st.sampl
 def test_any_name_is_escaped(names: list[str]) -> None:
     """Names add no element and no attribute to the page, and no cell to a table in Markdown."""
     named = _named(names, names[0])
-    read = Html(page(named))
-    assert _shape(page(named)) == _shape(page(_named(NAMES[:3], "word")))
-    assert all(clean(name) in read.text for name in names)
-    text = markdown(named)
-    assert [cell_count(line) for line in text.splitlines()] == [
-        cell_count(line) for line in markdown(_named(NAMES[:3], "word")).splitlines()
-    ]
+    source, text = page(named), markdown(named)
+    plain_source, plain_text = _of_plain_names()
+    assert _shape(source) == _shape(plain_source)
+    assert all(clean(name) in Html(source).text for name in names)
+    assert [cell_count(line) for line in text.splitlines()] == [cell_count(line) for line in plain_text.splitlines()]
     assert "<" not in text
+
+
+@cache
+def _of_plain_names() -> tuple[str, str]:
+    plain = _named(NAMES[:3], "word")
+    return page(plain), markdown(plain)
 
 
 def _named(findings: Sequence[str], word: str) -> Evaluation:

@@ -80,7 +80,7 @@ def cases(draw: st.DrawFn) -> tuple[Case, Form]:
     return Case(queries, keys, start, tokens, top_k, mean, prefix), form
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=cases(), seed=st.integers(0, 2**31))
 def test_the_kernel_equals_the_rollout_in_every_order_of_threads(
     kernel: HostKernel, drawn: tuple[Case, Form], seed: int

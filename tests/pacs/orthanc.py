@@ -84,7 +84,8 @@ class Orthanc:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        # Its folder is temporary, and an orderly end takes seconds.
+        self.stop(kill=True)
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""

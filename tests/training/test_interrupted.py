@@ -19,10 +19,11 @@ from lrclr.training import train
 
 # Private: torch reports a full disk with an error of its own, which only /dev/full triggers here.
 from lrclr.training._trainer import _system_errors
-from tests.training.conftest import start
+from tests.training.conftest import row, start, write_csv
 from tests.training.run_worker import SETTINGS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
@@ -99,12 +100,28 @@ def test_a_terminated_run_reports_it_and_leaves_complete_states(inputs: tuple[Pa
     assert states(folder) == {"checkpoint-2": STATE}
 
 
+@pytest.fixture(scope="module")
+def four_steps(tiny_folder: Path, squares: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The data set of a run of four steps, and its folder. Shared: change `finished`, its copy."""
+    folder = tmp_path_factory.mktemp("four_steps")
+    rows = [row(squares, number, "train" if number < 32 else "validation") for number in range(64)]
+    data = write_csv(folder / "data.csv", rows)
+    train(load_checkpoint(tiny_folder), read_dataset(data), folder / "run", replace(SETTINGS, max_steps=4))
+    return data, folder / "run"
+
+
 @pytest.fixture
-def finished(inputs: tuple[Path, Path], tmp_path: Path) -> Path:
-    base, dataset = inputs
-    settings = replace(SETTINGS, max_steps=4)
-    train(load_checkpoint(base), read_dataset(dataset), tmp_path / "run", settings)
-    return tmp_path / "run"
+def finished(four_steps: tuple[Path, Path], tmp_path: Path) -> Path:
+    return shutil.copytree(four_steps[1], tmp_path / "run")
+
+
+@pytest.fixture
+def resume(tiny_folder: Path, four_steps: tuple[Path, Path]) -> Callable[[Path], object]:
+    def go_on(folder: Path) -> object:
+        settings = replace(SETTINGS, max_steps=4)
+        return train(load_checkpoint(tiny_folder), read_dataset(four_steps[0]), folder, settings, resume=True)
+
+    return go_on
 
 
 @pytest.mark.parametrize(
@@ -118,22 +135,20 @@ def finished(inputs: tuple[Path, Path], tmp_path: Path) -> Path:
 )
 @pytest.mark.parametrize("missing", [False, True], ids=["damaged", "missing"])
 def test_a_damaged_run_is_not_resumed_and_not_deleted(
-    finished: Path, inputs: tuple[Path, Path], damaged: str, reason: str, missing: bool
+    finished: Path, resume: Callable[[Path], object], damaged: str, reason: str, missing: bool
 ) -> None:
     if missing:
         (finished / damaged).unlink()
     else:
         os.truncate(finished / damaged, 100)
     before = states(finished).keys()
-    base, dataset = inputs
     with pytest.raises(LrclrError) as caught:
-        train(load_checkpoint(base), read_dataset(dataset), finished, replace(SETTINGS, max_steps=4), resume=True)
+        resume(finished)
     assert re.search(reason, str(caught.value))
     assert states(finished).keys() == before
 
 
-def test_a_run_without_its_best_network_is_not_resumed(finished: Path, inputs: tuple[Path, Path]) -> None:
-    base, dataset = inputs
+def test_a_run_without_its_best_network_is_not_resumed(finished: Path, resume: Callable[[Path], object]) -> None:
     shutil.rmtree(finished / "checkpoint")
     with pytest.raises(LrclrError, match="checkpoint is missing: it had the best network so far, of step 4"):
-        train(load_checkpoint(base), read_dataset(dataset), finished, replace(SETTINGS, max_steps=4), resume=True)
+        resume(finished)

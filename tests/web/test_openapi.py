@@ -112,7 +112,7 @@ def fuzz(server: WebServer, cases: int) -> Counter[int]:
 
 
 def test_random_requests(running: WebServer) -> None:
-    statuses = fuzz(running, 140)
+    statuses = fuzz(running, 100)
     assert {200, 201} <= statuses.keys()
     assert not [status for status in statuses if status >= 500 and status not in {501, 503}]
 

@@ -9,8 +9,6 @@ from typing import Self
 
 from lrclr.errors import UsageError
 
-__all__ = ["DIRECT", "Address", "check_port", "ip_address"]
-
 # A gRPC channel with this option ignores http_proxy, https_proxy and grpc_proxy.
 DIRECT = ("grpc.enable_http_proxy", 0)
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")

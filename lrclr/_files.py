@@ -11,14 +11,12 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from lrclr._signals import stop_signals_raise
 from lrclr.errors import LrclrError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 # Errors of a disk that is full, read-only or broken. Any other error that a block raises is passed on unchanged.
 _WRITE_FAILURES = frozenset(

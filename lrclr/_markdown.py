@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["clean", "in_markdown"]
-
 
 def clean(text: str) -> str:
     """`text` on one line, with U+FFFD for each character that is not printable."""

@@ -10,8 +10,6 @@ from typing import Final
 
 from lrclr.errors import UsageError
 
-__all__ = ["FLAGS", "check_threads", "cpu_flags", "cpu_info", "cpu_quota", "processors"]
-
 FLAGS: Final = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
     "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve",

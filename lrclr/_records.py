@@ -7,8 +7,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["Record", "json_content", "record_from"]
-
 _T = TypeVar("_T")
 # msgspec quotes the value in this message, and in no other.
 _QUOTING = re.compile(r"Invalid enum value '.*'(?= - at|$)", re.DOTALL)

@@ -7,13 +7,9 @@ import contextlib
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
-__all__ = ["raise_again_if_stopped", "stop_signals_raise"]
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Final
 
 _REPEATED: Final = 2.0  # seconds; time enough to save a part of an archive
 _DEFAULTS: Final[dict[signal.Signals, Any]] = {

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from lrclr.errors import LrclrError
 
-__all__ = ["MAX_DOTS", "toml_content", "toml_text"]
-
 # A key has one part, and two dots make three. tomllib takes quadratic time for keys of many parts.
 MAX_DOTS: Final = 8
 # TOML's strings and comments. Each alternative also matches what is not closed, and none looks at a character twice.

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from typing import IO
+from typing import IO, Final
 
 MAGIC: Final = b"PK\x03\x04"
 _LOCAL: Final = struct.Struct("<4s5H3L2H")  # APPNOTE 6.3.10, section 4.3.7

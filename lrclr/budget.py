@@ -8,13 +8,11 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lrclr.errors import ImageLimitError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = [
     "CACHE_BYTES",

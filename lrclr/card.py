@@ -26,18 +26,16 @@ import datetime as dt
 import difflib
 import json
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lrclr._markdown import clean
 from lrclr._toml import toml_content, toml_text
 from lrclr.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from os import PathLike
-    from pathlib import Path
 
 __all__ = ["CARD", "FIELDS", "MARK", "README", "SECTIONS", "Metric", "ModelCard", "is_licence"]
 

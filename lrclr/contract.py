@@ -7,15 +7,12 @@ reports of deviating layers derive from it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from lrclr.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 __all__ = ["DYNAMIC", "GRAPHS", "MODEL", "MOST_MEMBERS", "Graph", "ModelNames", "Tensor"]
 

@@ -26,11 +26,9 @@ An error says what happened, why, and what to do, in one line. It never holds pi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any, ClassVar, Final, Self
 
 __all__ = [
     "BundleError",

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lrclr.archive._plan import PartPlan
     from lrclr.archive._settings import Settings
 
-__all__ = ["Collector"]
-
 
 @dataclass
 class _OpenPart:

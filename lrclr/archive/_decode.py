@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from lrclr.archive._source import RemoteImages
     from lrclr.preprocessing import PreprocessSpec
 
-__all__ = ["Decoder", "hint_of"]
-
 # A file that changes twice within a tick of the file system's clock keeps its times. A tick of FAT is 2 seconds.
 _UNSETTLED_NS: Final = 3_000_000_000
 

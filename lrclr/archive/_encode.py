@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from lrclr.engines import EngineOptions
     from lrclr.text import FindingSet
 
-__all__ = ["Encoder"]
-
 
 @dataclass(frozen=True)
 class Encoder:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from lrclr.archive._encode import Encoder
     from lrclr.archive._outcome import Chunk, Decoded, Outcome
 
-__all__ = ["run_local"]
-
 _AHEAD: Final = 16  # chunks a thread; enough to keep it busy while a part is written
 
 

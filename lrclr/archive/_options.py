@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from lrclr.text import FindingSet
 
-__all__ = ["LocalOptions", "RayOptions", "ScoreOptions", "ScoreProgress", "ScoreSummary"]
-
 _ON_GPU = 32
 
 

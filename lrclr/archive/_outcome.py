@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from lrclr.archive._source import Item
     from lrclr.inference import Answers
 
-__all__ = ["NO_HINT", "Chunk", "Decoded", "Failure", "Hint", "Outcome", "ScoredImage", "Task"]
-
 
 class Hint(NamedTuple):
     """Times of the last change of a file's content and of its entry, in nanoseconds; zeros if they are not reliable."""

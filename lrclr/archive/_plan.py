@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lrclr.archive._settings import Settings
     from lrclr.archive._source import Item, Source
 
-__all__ = ["PartPlan", "Plan"]
-
 
 @dataclass(frozen=True)
 class PartPlan:

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from lrclr.archive._options import RayOptions
     from lrclr.archive._outcome import Chunk, Outcome
 
-__all__ = ["run_ray"]
-
 _COLUMN: Final = "chunks"
 _IMAGES_A_TASK: Final = 16
 _TASKS_A_BLOCK: Final = 4

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from lrclr.archive._settings import Settings
 
-__all__ = ["SCHEMA", "Part", "part_path", "read_part", "rows_of", "write_part"]
-
 FAILED: Final = "failed"
 SCORED: Final = "scored"
 _FLOATS: Final = pa.list_(pa.float32())

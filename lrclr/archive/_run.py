@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from lrclr.bundle import Bundle
     from lrclr.text import FindingSet
 
-__all__ = ["score"]
-
 LOCK_FILE: Final = "_lock"
 _SAVE_SECONDS: Final = 2.0
 _SAVE_SHARE: Final = 50  # a save that takes a second is followed by 50 seconds of work

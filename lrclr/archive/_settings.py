@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from lrclr._files import own_entries, write_whole
 from lrclr._version import __version__
 from lrclr.errors import LrclrError, UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["SCHEMA_VERSION", "Settings"]
 
 SCHEMA_VERSION: Final = 3
 RUN_FILE: Final = "_run.json"

@@ -7,18 +7,14 @@ import hashlib
 import math
 import os
 from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from lrclr.errors import UsageError
 from lrclr.file_names import name_of, path_of
 from lrclr.images._find import FolderScan, describe_passed_over, entries_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
-
-__all__ = ["Item", "RemoteImages", "Source", "open_source"]
 
 NAME_COLUMNS: Final = ("file", "path", "image")
 BYTES_COLUMN: Final = "bytes"

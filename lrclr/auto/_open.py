@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lrclr.checkpoints import Checkpoint, ReadOptions
 
-__all__ = ["is_bundle", "open_checkpoint", "open_model"]
-
 _DEVICES = ("cpu", "cuda")
 
 

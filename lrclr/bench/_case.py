@@ -6,8 +6,6 @@ from typing import Final, Literal, get_args
 
 from lrclr._records import Record
 
-__all__ = ["STAGES", "Case", "Stage"]
-
 Stage = Literal["image_encoder", "text_encoder", "fusion_head", "classifier", "files"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 _TITLES: Final = {"classifier": "pixels to findings", "files": "files to findings"}

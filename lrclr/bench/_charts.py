@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from lrclr.bench._case import Stage
     from lrclr.bench._result import Measurement, Result
 
-__all__ = ["distributions", "roofline", "throughput_latency"]
-
 _WIDTH: Final = 520
 _ROW: Final = 54
 _BINS: Final = 72

@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, BrokenBarrierError
 from typing import Final
 
-__all__ = ["LOST", "Window", "Work", "closed_window"]
-
 LOST: Final = object()
 """Returned by a call that got no answer, and therefore has no latency."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from lrclr.bench._result import Measurement, Quality, Result, TargetInfo
 
-__all__ = ["Change", "ResultComparison", "compare_results"]
-
 Verdict = Literal["regression", "improvement", "unclear", "same", "not judged"]
 _UNITS: Final = {"latency": "ms", "throughput": "a second", "p99 under load": "ms"}
 # In the order in which reports list them.

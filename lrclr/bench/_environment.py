@@ -9,8 +9,6 @@ from lrclr._version import __version__, installed_versions
 from lrclr.bench import _nvml
 from lrclr.bench._machine import machine, settings
 
-__all__ = ["PACKAGES", "environment"]
-
 PACKAGES: Final = (
     "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "torch",
     "transformers", "tokenizers", "pydicom", "pylibjpeg", "python-gdcm", "tritonclient", "grpcio", "nvidia-ml-py",

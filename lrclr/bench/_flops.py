@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from lrclr.bench._case import Case
 
-__all__ = ["Cost", "Network"]
-
 BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
 

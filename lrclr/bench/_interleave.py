@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["Timings", "interleaved", "shuffled_rounds"]
-
 Work = Callable[[], object]
 _Item = TypeVar("_Item", bound=Hashable)
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lrclr.bench._closed import Work
     from lrclr.bench._options import BenchOptions
 
-__all__ = ["load_rounds", "searched"]
-
 LOAD_ROUNDS: Final = 3
 _LEAST_RATE: Final = 20.0  # calls a second; below, windows are longer: a queue needs some calls to form
 _TRIAL_CALLS: Final = 300  # so that the p99 is not the largest sample

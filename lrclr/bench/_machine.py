@@ -11,8 +11,6 @@ import psutil
 
 from lrclr._processors import cpu_flags, cpu_info, cpu_quota, processors
 
-__all__ = ["machine", "settings"]
-
 _CPU = Path("/sys/devices/system/cpu")
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from lrclr._records import Record
 
-__all__ = ["GpuMeter", "GpuUse", "describe"]
-
 # Reasons for lower clocks: hardware slow-down, software and hardware thermal limit, power brake.
 _THROTTLED = 0x08 | 0x20 | 0x40 | 0x80
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from lrclr.bench._closed import Work
 
-__all__ = ["OpenWindow", "arrivals", "highest_rate", "open_window"]
-
 _LEAD = 0.02  # seconds before the first call can be due: threads take a moment to start
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lrclr.bench._case import STAGES, Stage
 from lrclr.bench._statistics import CALM_WINDOWS
 from lrclr.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["BenchOptions"]
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from lrclr.engines import Engine
 
-__all__ = ["measure_peaks", "roof_of"]
-
 _SIDES: Final = (512, 1024, 2048)
 _COPIED: Final = 1 << 27  # bytes: more than any cache
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from lrclr.checkpoints import ReadOptions
     from lrclr.verification import GateResult
 
-__all__ = ["Reference", "measure_quality", "own_references", "reference_from"]
-
 
 @dataclass(frozen=True)
 class Reference:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from lrclr.bench._result import Measurement, Result
     from lrclr.bench._view import Row
 
-__all__ = ["REPORTS", "comparison_markdown", "html", "markdown", "save_reports"]
-
 REPORTS = (RESULT, "bench.md", "bench.html")
 
 

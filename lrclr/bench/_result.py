@@ -16,8 +16,6 @@ from lrclr.engines import Operator
 if TYPE_CHECKING:
     from lrclr.reports import DefinedEstimate
 
-__all__ = ["Measurement", "OperatorTimes", "Peak", "Quality", "Result", "Round", "Search", "TargetInfo", "Verdict"]
-
 Verdict = Literal["good", "wrong", "not compared"]
 _Positive = Annotated[float, Meta(gt=0)]
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from msgspec import to_builtins
 
 from lrclr._records import json_content, record_from
 from lrclr.bench._result import Measurement, Result
 from lrclr.errors import UsageError
-
-if TYPE_CHECKING:
-    import os
-
-__all__ = ["RESULT", "SCHEMA_VERSION", "load_result", "result_from_json", "result_json"]
 
 SCHEMA_VERSION: Final = 1
 RESULT: Final = "bench.json"

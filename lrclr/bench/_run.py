@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from lrclr.bench._closed import Work
     from lrclr.bench._targets import Target
 
-__all__ = ["bench"]
-
 LEAST_ROUNDS: Final = 5
 _OPEN_SHARE: Final = 0.3  # share of the time for open loop
 _WINDOW: Final = (0.05, 2.0)  # seconds

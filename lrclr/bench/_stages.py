@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from lrclr.bundle import Golden
     from lrclr.engines import Operator
 
-__all__ = ["Files", "findings_of", "operators_of", "work_of"]
-
 _PROFILED_RUNS = 4
 
 

@@ -17,18 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "CALM_WINDOWS",
-    "QUANTILES",
-    "difference",
-    "median_interval",
-    "paired_ratio",
-    "quantiles",
-    "ratio_of_medians",
-    "spread",
-    "throughput_interval",
-]
-
 QUANTILES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99, "max": 1.0}
 RESAMPLES: Final = 2000
 LEAST_ROUNDS: Final = 3

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from lrclr.text import FindingSet
     from lrclr.triton.client import Client
 
-__all__ = ["OpenOptions", "Target", "is_server", "open_targets"]
-
 # An address or a URL. `Client` checks it.
 _ADDRESS = re.compile(r"^(\w+://.*|\[.*\].*|[^/\\\s:]+:\d+)$")
 

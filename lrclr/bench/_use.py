@@ -12,8 +12,6 @@ from lrclr._processors import processors
 from lrclr._records import Record
 from lrclr.bench._nvml import GpuMeter, GpuUse
 
-__all__ = ["Meter", "Use"]
-
 _RAPL: Final = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 _THROTTLES: Final = "devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"
 

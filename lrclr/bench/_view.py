@@ -15,19 +15,6 @@ if TYPE_CHECKING:
     from lrclr.bench._result import Measurement, OperatorTimes, Peak, Quality, Result
     from lrclr.reports import DefinedEstimate
 
-__all__ = [
-    "OPERATOR_HEADS",
-    "QUALITY_HEADS",
-    "Row",
-    "Work",
-    "notes_of",
-    "operator_rows",
-    "operator_summary",
-    "quality_cells",
-    "rows_of",
-    "share_of_peak",
-]
-
 QUALITY_HEADS = (
     "Against", "Cosine", "Centred", "Text", "Regions", "Largest error", "AUROC", "Verdict",
 )  # fmt: skip

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lrclr.bundle._content import check_files, checking_files, goldens, member_golden
 from lrclr.bundle._manifest import FINDINGS, GOLDEN, MANIFEST, TOKENIZER, Manifest, read_manifest
@@ -17,10 +19,6 @@ from lrclr.contract import ModelNames
 from lrclr.errors import BundleError, LrclrError, UsageError
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import ClipTokenizer, FindingSet
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Mapping
 
 
 class Bundle:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lrclr.card import ModelCard, Text
     from lrclr.text import FindingSet
 
-__all__ = ["model_card", "with_licence"]
-
 NOT_STATED: Final = "*Not stated*"
 _ENDING: Final = "export -->"
 # Fields with a place of their own: the title of the page and the paragraph below it.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +15,6 @@ from numpy.typing import NDArray
 from lrclr._zip import checked_entries
 from lrclr.contract import GRAPHS
 from lrclr.errors import BundleError
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

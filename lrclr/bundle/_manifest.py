@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired, TypedDict
+from pathlib import Path
+from typing import Annotated, Any, Final, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -18,10 +20,6 @@ from lrclr._records import json_content, record_from
 from lrclr.bundle._serving import ServingSettings, TuningEntry
 from lrclr.contract import ModelNames
 from lrclr.errors import BundleError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 GRAPHS: Final = tuple(contract.GRAPHS)
 SCHEMA_VERSION: Final = 8

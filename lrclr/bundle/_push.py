@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from lrclr.bundle._bundle import Bundle
     from lrclr.hub import Uploaded
 
-__all__ = ["push_bundle"]
-
 FOLDER: Final = "bundle"
 # A repository has files of the hub's own, which a bundle cannot hold. So the bundle has its own folder.
 

@@ -8,8 +8,6 @@ from msgspec import Meta, structs
 
 from lrclr._records import Record
 
-__all__ = ["ServingSettings", "TuningEntry"]
-
 _Instances = Annotated[int, Meta(ge=1, le=64)]
 _Threads = Annotated[int, Meta(ge=1, le=1024)]
 

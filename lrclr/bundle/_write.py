@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lrclr.bundle._manifest import Manifest
 
-__all__ = ["write_manifest"]
-
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of a folder, with a new table of its files, and the model card that follows from it.

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import re
 import string
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 from tokenizers import Regex, Tokenizer, normalizers
 
 from lrclr.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 _SPACES: Final = (normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip())
 CANONICAL: Final = (

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from lrclr.hub import HubReference, HubRepository
 
-__all__ = ["fetch_checkpoint"]
-
 _BESIDE_WEIGHTS: Final = (
     *(CONFIG, OPEN_CLIP, PROCESSOR, IMAGE_PROCESSOR),
     *TOKENIZER_FILES,

@@ -11,14 +11,11 @@ tensor is written.
 from __future__ import annotations
 
 import pickletools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import IO
 
 # Some hundred thousand are what a network with its optimizer takes. One operation makes at most some hundred bytes.
 MAX_OPERATIONS: Final = 2_000_000

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
@@ -12,9 +13,6 @@ from lrclr.checkpoints._beside import TOKENIZER, read_json
 from lrclr.checkpoints._cleaning import CANONICAL, KINDS, cleaned
 from lrclr.errors import CheckpointError
 from lrclr.text import ClipTokenizer
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PIECES: Final = "spiece.model"
 _MOST_BYTES: Final = 64 << 20

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
@@ -12,9 +13,6 @@ from lrclr.checkpoints._beside import TOKENIZER, byte_pairs, read_json
 from lrclr.checkpoints._cleaning import KINDS, cleaned
 from lrclr.errors import CheckpointError
 from lrclr.text import ClipTokenizer
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

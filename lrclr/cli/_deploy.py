@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from lrclr.cli._console import RESEARCH_ONLY, note, out
 from lrclr.cli._extras import require_deploy
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 app = typer.Typer(help="Write a Helm chart that serves a bundle in a cluster.", add_completion=False)
 

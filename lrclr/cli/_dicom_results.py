@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from lrclr.dicom_results import Kind, ResultModel, ResultRefusedError
     from lrclr.inference import FileResult
 
-__all__ = ["DicomOutput", "Gsps", "Sc", "Sr", "chosen", "raise_refused", "tell_folders"]
-
 Sr = Annotated[Path | None, typer.Option("--sr", help="Folder for DICOM structured reports, one for each DICOM image.")]
 Sc = Annotated[Path | None, typer.Option("--sc", help="Folder for heat maps as DICOM secondary captures.")]
 Gsps = Annotated[Path | None, typer.Option("--gsps", help="Folder for boxes of regions as DICOM presentation states.")]

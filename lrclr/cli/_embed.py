@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
 from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, counter, note, note_engine, note_failures, out
 from lrclr.errors import LrclrError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def embed(  # noqa: PLR0913, PLR0917 - one parameter an option

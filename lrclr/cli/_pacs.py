@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from lrclr.dicom_results import Kind
     from lrclr.pacs import Destination, ScoredResults, ScoredSummary, WebOptions
 
-__all__ = ["AeTitle", "AllowHttp", "CaFile", "Kinds", "Pacs", "Store", "TokenFile", "is_empty"]
-
 Store = Annotated[
     str | None,
     typer.Option(

@@ -12,12 +12,8 @@ import io
 import os
 import select
 import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["Output", "guarded_streams"]
+from collections.abc import Iterator
+from typing import Any
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 

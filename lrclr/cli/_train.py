@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from pathlib import Path  # noqa: TC003 - typer reads annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from lrclr.datasets._rows import Row
     from lrclr.preprocessing import PreprocessSpec
 
-__all__ = ["PixelCache"]
-
 _FIX: Final = "Build it again."
 
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from lrclr.datasets._rows import Row
     from lrclr.preprocessing import PreprocessSpec
 
-__all__ = ["CACHE_FILES", "INDEX", "PIXELS", "SUMMARY", "Entry", "cache_key", "write_cache"]
-
 SUMMARY: Final = "cache.json"
 INDEX: Final = "index.npy"
 PIXELS: Final = "pixels.bin"

@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from lrclr.datasets._rows import ABSENT, PRESENT, UNCERTAIN, Box
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["BadRowError", "boxes_of", "contradiction", "frame_of", "label_of", "mask_of", "parse_json", "patient_of"]
 
 _LABELS: Final[dict[object, int | None]] = {
     **dict.fromkeys(("1", "1.0", 1), PRESENT),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
@@ -19,11 +20,6 @@ from lrclr.datasets._lines import check_regular
 from lrclr.datasets._rle import decode_rle
 from lrclr.datasets._rows import ABSENT, PRESENT, Row, RowProblem
 from lrclr.errors import UsageError
-
-__all__ = ["import_chexlocalize"]
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _MAX_BYTES: Final = 2**30
 _KEY: Final = re.compile(r"(patient\d+)_(study\d+)_(view\d+_(?:frontal|lateral))")

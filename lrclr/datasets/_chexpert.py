@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._imported import (
@@ -18,11 +19,6 @@ from lrclr.datasets._imported import (
 from lrclr.datasets._lines import table_rows
 from lrclr.datasets._rows import Row, RowProblem
 from lrclr.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-__all__ = ["chexpert_places", "import_chexpert"]
 
 TABLES: Final = ("train.csv", "valid.csv", "test.csv", "groundtruth.csv", "test_labels.csv")
 _SPLITS: Final = {

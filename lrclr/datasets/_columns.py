@@ -16,18 +16,6 @@ if TYPE_CHECKING:
 
     from lrclr.datasets._rows import ImageDataset, UnknownName
 
-__all__ = [
-    "DECLARED",
-    "FINDING_MASK",
-    "KNOWN_FINDINGS",
-    "RESERVED",
-    "check_columns",
-    "is_known",
-    "nearest",
-    "similar_column",
-    "unknown_name",
-]
-
 RESERVED: Final = ("image", "report", "split", "patient", "frame", "mask", "boxes", "findings")
 DECLARED: Final = "label:"
 FINDING_MASK: Final = "mask:"

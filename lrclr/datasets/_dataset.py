@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from lrclr.datasets._row_readers import RowReader
 
-__all__ = ["JSON_SUFFIXES", "SKIP", "check_format", "raise_bad_rows", "read_dataset"]
-
 JSON_SUFFIXES: Final = frozenset({".jsonl", ".ndjson"})
 _CHUNK: Final = 2**20
 _SHOWN: Final = 3

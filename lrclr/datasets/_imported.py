@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from lrclr.datasets._rows import Row, RowProblem
 
-__all__ = ["CHEXPERT_FINDINGS", "Imported", "existing", "labels_of", "note_missing_labels", "require_folder"]
-
 CHEXPERT_FINDINGS: Final = (
     *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
     *("Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture"),

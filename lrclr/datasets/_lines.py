@@ -7,15 +7,11 @@ import csv
 import gzip
 import stat
 import zlib
-from typing import IO, TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Final
 
 from lrclr.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-__all__ = ["MAX_LINE", "check_regular", "csv_rows", "table_rows", "text_lines"]
 
 # A report has a few thousand characters.
 MAX_LINE: Final = 2**22

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lrclr.datasets._rows import Box, Row
     from lrclr.preprocessing import Geometry
 
-__all__ = ["check_places", "patch_coverage", "row_mask"]
-
 _GREY: Final = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L"})
 _OVERHANG: Final = 0.01
 

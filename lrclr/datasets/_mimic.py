@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from lrclr.datasets._reports import Section, SectionText
 
-__all__ = ["import_mimic_cxr"]
-
 _TABLES: Final = "mimic-cxr-2.0.0-{}.csv"
 _SPLITS: Final = {"validate": "validation"}
 _FRONTAL: Final = frozenset({"PA", "AP"})

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from lrclr.datasets._reports import Section
 
-__all__ = ["OPENI_FINDINGS", "OpeniReport", "import_openi", "openi_labels", "read_openi_reports"]
-
 _MAX_REPORT: Final = 2**20
 _SUFFIXES: Final = (".png", ".jpg", ".dcm")
 _FRONTAL: Final = frozenset({"PA", "AP", "FRONTAL"})

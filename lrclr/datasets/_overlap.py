@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     Key = tuple[str, int | None]
 
-__all__ = ["check_apart"]
-
 
 def check_apart(one: Sequence[Row], other: Sequence[Row], *, what: str, fix: str) -> None:
     """Raise an error if two sets of rows share a patient or an image.

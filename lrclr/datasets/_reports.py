@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["Section", "SectionText", "choose_section", "mimic_sections", "without_underscores", "without_xs"]
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
 
 Section = Literal["impression", "findings", "both"]
 

@@ -15,8 +15,6 @@ from lrclr.images import ReadLimits
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["decode_rle"]
-
 _MAX_COUNTS: Final = 2**22
 _MAX_DIGITS: Final = 7
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from lrclr.datasets._cells import (
     BadRowError,
@@ -29,11 +30,6 @@ from lrclr.datasets._columns import (
 from lrclr.datasets._rows import PRESENT, Box, Row, UnknownName
 from lrclr.errors import UsageError
 from lrclr.text import finding_key
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-
-__all__ = ["MASK_BITS", "CsvRows", "JsonRows", "RowReader"]
 
 MASK_BITS: Final = 8
 _JSON_KEYS: Final = frozenset({"image", "report", "split", "patient", "frame", "labels", "masks", "boxes", "findings"})

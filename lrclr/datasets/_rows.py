@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from lrclr.errors import LrclrError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-__all__ = [
-    "ABSENT",
-    "PRESENT",
-    "UNCERTAIN",
-    "Box",
-    "ImageDataset",
-    "Row",
-    "RowProblem",
-    "UnknownName",
-    "split_key",
-    "without_name",
-]
 
 PRESENT: Final = 1
 ABSENT: Final = 0

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from lrclr.datasets._rows import Row
 
-__all__ = ["write_dataset"]
-
 
 def write_dataset(
     rows: Sequence[Row], findings: Sequence[str], path: str | os.PathLike[str], *, overwrite: bool = False

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from lrclr.deploy._options import DeployOptions
 
-__all__ = ["values", "write_kserve", "write_kubernetes"]
-
 # Hashes of the files, by which this module recognises them. `sha256sum -c` reads this file.
 _SUMS: Final = "SHA256SUMS"
 _HEAD: Final = """\

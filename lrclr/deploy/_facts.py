@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from lrclr.bundle import Bundle, FileEntry, Manifest, ServingSettings
     from lrclr.deploy._options import DeployOptions
 
-__all__ = ["Facts"]
-
 _FLOAT: Final = 4
 
 

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Final
 
 from lrclr.deploy._source import Source
 from lrclr.errors import UsageError
 from lrclr.triton.protocol import MAX_QUEUED
-
-if TYPE_CHECKING:
-    from typing import Final
-
-__all__ = ["DeployOptions"]
 
 # RFC 1123, as Kubernetes reads it. The limit is below its 63 characters, since objects add a suffix to the name.
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from lrclr.deploy._facts import Facts
     from lrclr.deploy._options import DeployOptions
 
-__all__ = ["cpu", "memory", "memory_mib", "memory_parts", "shared_memory", "temporary"]
-
 _MIB: Final = 1 << 20
 # Measured without work: Triton with the stand-ins of its backends, and a process of the model `lrclr`.
 _SERVER, _PROCESS = 600 * _MIB, 100 * _MIB

@@ -8,8 +8,6 @@ from typing import Final
 
 from lrclr.errors import UsageError
 
-__all__ = ["Source"]
-
 _URI: Final = re.compile(r"(pvc|oci|s3)://([A-Za-z0-9][A-Za-z0-9._:@-]*)((?:/[A-Za-z0-9][A-Za-z0-9._:@=+-]*)*)/?")
 
 

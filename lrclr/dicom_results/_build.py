@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lrclr.inference import Prediction
     from lrclr.text import FindingSet
 
-__all__ = ["KINDS", "Kind", "ResultBuilder", "ResultModel"]
-
 Kind = Literal["sr", "sc", "gsps"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 _SERIES_NUMBERS: Final = {"sr": 9001, "gsps": 9002, "sc": 9003}

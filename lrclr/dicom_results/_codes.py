@@ -9,21 +9,6 @@ from __future__ import annotations
 import hashlib
 from typing import Final, NamedTuple
 
-__all__ = [
-    "ATTENTION_MEANING",
-    "FINDING_CODES",
-    "IMPORTANCE",
-    "PROBABILITY",
-    "PROCEDURE",
-    "REGION",
-    "SCHEME",
-    "SPREAD",
-    "FindingCode",
-    "attention_code",
-    "finding_code",
-    "plain_meaning",
-]
-
 SCHEME: Final = "99LRCLR"
 _MEANING_LENGTH: Final = 64  # of a value representation LO
 ATTENTION_MEANING: Final = "Region attention"

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from lrclr.dicom_results._build import Kind, ResultBuilder
     from lrclr.inference import Prediction
 
-__all__ = ["RESULT_SUFFIXES", "ResultFolders"]
-
 RESULT_SUFFIXES: Final[Mapping[Kind, str]] = {"sr": ".sr.dcm", "sc": DICOM_HEATMAP_SUFFIX, "gsps": ".gsps.dcm"}
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lrclr.dicom_results._source import DicomSource
     from lrclr.inference import Prediction
 
-__all__ = ["build_heatmap"]
-
 TITLE: Final = "RESEARCH USE ONLY - lrclr, findings and selected regions"
 
 

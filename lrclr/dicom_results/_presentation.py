@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from lrclr.dicom_results._source import DicomSource
     from lrclr.inference import Prediction
 
-__all__ = ["build_presentation"]
-
 _LISTED = 20
 
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from lrclr.inference import Prediction
 
-__all__ = ["PatchRegion", "decimal", "patch_regions"]
-
 
 @dataclass(frozen=True)
 class PatchRegion:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from lrclr.dicom_results._source import DicomSource
     from lrclr.inference import FindingResult, Prediction
 
-__all__ = ["MODEL_NAME", "NOTE", "build_report"]
-
 MODEL_NAME: Final = "lrclr zero-shot"
 NOTE: Final = (
     "RESEARCH USE ONLY. Not a medical device. Not for diagnosis. The zero-shot probability compares prompts for a "

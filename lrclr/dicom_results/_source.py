@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from lrclr.errors import ImageError, LrclrError, MissingExtraError, UsageError
 from lrclr.images._dicom import looks_like_dicom
 from lrclr.images._guard import attempt
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["MANUFACTURER", "DicomSource", "NotDicomError", "ResultRefusedError"]
 
 MANUFACTURER: Final = "lrclr"
 _UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")

@@ -6,8 +6,6 @@ import hashlib
 import uuid
 from typing import Final
 
-__all__ = ["hashed_uid"]
-
 # Changed when the content of an object changes for the same prediction, since an archive keeps the first of two objects
 # with one UID.
 _FORM: Final = "lrclr results 1"

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Collection", "read_collection"]
-
 EMBEDDING: Final = "image_embedding"
 _COLUMNS: Final = ("sha256", "bundle", "exact", "status", "warnings", "findings", "probability")
 _MOST_EMBEDDINGS: Final = 1000

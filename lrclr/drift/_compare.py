@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from lrclr.drift._collection import Collection
 
-__all__ = ["DriftOptions", "DriftReport", "EmbeddingDrift", "FindingDrift", "RateDrift", "compare"]
-
 FAILED: Final = "no scores"
 _LEAST: Final = 20
 _BINS: Final = 10

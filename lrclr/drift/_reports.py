@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from lrclr.drift._compare import DriftReport, FindingDrift
 
-__all__ = ["html"]
-
 _LONGEST = 30
 
 

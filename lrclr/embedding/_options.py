@@ -9,8 +9,6 @@ from typing import Final, Literal
 from lrclr.errors import UsageError
 from lrclr.inference._decoding import BATCH_SIZE
 
-__all__ = ["DTYPES", "EmbedOptions", "EmbedSummary"]
-
 DTYPES: Final = ("float32", "float16")
 
 

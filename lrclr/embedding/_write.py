@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from lrclr.archive._outcome import Decoded
     from lrclr.inference import ZeroShotClassifier
 
-__all__ = ["write_image_embeddings", "write_text_embeddings"]
-
 _Row = dict[str, Any]
 EMBEDDED, FAILED = "embedded", "failed"
 # Bytes of embeddings in a row group. They are kept in memory until the group is written.

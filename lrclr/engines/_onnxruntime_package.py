@@ -14,8 +14,6 @@ from typing import Any, Final
 
 from lrclr.errors import EngineError, MissingExtraError, first_line
 
-__all__ = ["has_onnxruntime", "onnxruntime_library", "preload_cuda"]
-
 _PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu")
 _INSTALL_ONE: Final = (
     "Uninstall both, and install one again: pip uninstall -y onnxruntime onnxruntime-gpu, and then "

@@ -10,12 +10,10 @@ The graphs of a bundle stay as they are, since ONNX Runtime copies at each split
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _HEADS_FIRST: Final = [0, 2, 1, 3]
 _TRANSPOSED: Final = [0, 2, 3, 1]

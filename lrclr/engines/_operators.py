@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "INT8_FLAGS",
-    "Operator",
-    "ProfiledEngine",
-    "grouped",
-    "has_int8_products",
-    "onnxruntime_operators",
-    "openvino_operators",
-    "products_by_type",
-    "profiled",
-]
-
 INT8_FLAGS: Final = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 """Flags in ``/proc/cpuinfo`` of processors with instructions for products of int8."""
 _PRODUCT: Final = re.compile(r"MatMul|Gemm|Conv(?!ert)|FullyConnected|Attention|InnerProduct")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from lrclr.errors import EngineError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Operators that take time. Every provider leaves the arithmetic of shapes on the CPU.
 _WORK = frozenset(

@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrclr.errors import UsageError
-from lrclr.evaluation._result import Estimate
-
-__all__ = ["Ranking", "Resamples", "Statistic", "decisions", "estimate", "mean_of", "resampled", "share"]
+from lrclr.reports import Estimate
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]

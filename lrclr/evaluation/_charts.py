@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lrclr.evaluation._result import Estimate, FindingQuality, Grounding, MeanQuality
-
-__all__ = ["alpha_sweep", "auroc_by_finding", "grounding_bars", "reliability_diagram", "roc_curve"]
+    from lrclr.evaluation._result import FindingQuality, Grounding, MeanQuality
+    from lrclr.reports import Estimate
 
 _LONGEST: Final = 46
 _MARGIN: Final = 12

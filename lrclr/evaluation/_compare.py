@@ -18,7 +18,7 @@ from lrclr.evaluation._delong import (
     placements,
 )
 from lrclr.evaluation._grounding import located
-from lrclr.evaluation._result import Estimate
+from lrclr.reports import Estimate
 from lrclr.text import finding_key
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from lrclr.datasets import Row
     from lrclr.evaluation._scores import Scores
-
-__all__ = ["Comparison", "Difference", "compare"]
 
 Verdict = Literal["higher", "lower", "no difference shown", "not defined"]
 

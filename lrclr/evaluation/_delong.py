@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm, t
 
-from lrclr.evaluation._result import Estimate
+from lrclr.reports import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,17 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-
-__all__ = [
-    "Placements",
-    "auroc_interval",
-    "holm",
-    "independent_difference",
-    "mean_influence",
-    "mean_interval",
-    "paired_difference",
-    "placements",
-]
 
 LEVEL: Final = 0.95
 _Z: Final = float(norm.ppf(0.5 + LEVEL / 2))

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from lrclr.evaluation._scores import Scores
     from lrclr.text import FindingSet
 
-__all__ = ["EvaluationOptions", "EvaluationRun", "evaluate", "evaluate_scores"]
-
 _PACKAGES = ("numpy", "scikit-learn", "pillow", "onnxruntime", "onnxruntime-gpu", "torch")
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from lrclr.inference import Prediction, ZeroShotClassifier
     from lrclr.text import FindingSet
 
-__all__ = ["gallery"]
-
 _WIDTH: Final = 280  # of a picture; the tallest is a quarter higher
 _GAP: Final = 6
 _LABELS: Final = 3

@@ -11,8 +11,9 @@ import numpy as np
 from lrclr.datasets import PRESENT, patch_coverage, row_mask
 from lrclr.errors import LrclrError
 from lrclr.evaluation._bootstrap import estimate, mean_of, resampled, share
-from lrclr.evaluation._result import Estimate, Grounding
+from lrclr.evaluation._result import Grounding
 from lrclr.preprocessing import PreprocessSpec
+from lrclr.reports import Estimate
 from lrclr.text import finding_key
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from lrclr.evaluation._scores import Scores
 
     Floats = NDArray[np.float64]
-
-__all__ = ["Located", "Place", "ground", "located", "place", "spelling_in"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Labels = NDArray[np.int8]
 
-__all__ = ["CRITERIA", "auroc", "average_precision", "calibration_error", "choose_threshold"]
-
 ALPHAS: Final = tuple(round(0.05 * step, 2) for step in range(21))
 _BINS: Final = 15
 _ROC_POINTS: Final = 200

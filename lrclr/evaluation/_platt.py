@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Labels = NDArray[np.int8]
 
-__all__ = ["LEAST_IMAGES", "FittedCalibration", "fit_calibration", "fit_platt"]
-
 LEAST_IMAGES: Final = 10  # with a finding, and without it
 SCALES: Final = (1e-2, 1e4)
 _STEEPEST: Final = 100.0  # in standard deviations of the gap

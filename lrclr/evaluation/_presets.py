@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from lrclr.inference import ModelSpec
 
-__all__ = ["PRESETS", "Preset", "preset_named"]
-
 
 @dataclass(frozen=True)
 class Preset:

@@ -13,8 +13,9 @@ from lrclr.evaluation import _metrics as metrics
 from lrclr.evaluation._bootstrap import Ranking, decisions, estimate, mean_of, resampled
 from lrclr.evaluation._delong import auroc_interval, mean_interval, placements
 from lrclr.evaluation._platt import LEAST_IMAGES
-from lrclr.evaluation._result import Estimate, FindingQuality, MeanQuality
+from lrclr.evaluation._result import FindingQuality, MeanQuality
 from lrclr.inference import check_alpha
+from lrclr.reports import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from lrclr.evaluation._scores import Scores
 
     Floats = NDArray[np.float64]
-
-__all__ = ["fitted", "recognition"]
 
 
 def fitted(

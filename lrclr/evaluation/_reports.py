@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lrclr.evaluation._result import Evaluation, Example
     from lrclr.reports import Estimate
 
-__all__ = ["REPORTS", "html", "markdown", "report_json", "save_reports"]
-
 REPORTS = ("report.json", "report.md", "report.html")
 _FIGURES: Final = {"auroc": "AUROC", "pointing": "Pointing game"}
 _KINDS: Final = {"best": "Found", "missed": "Missed", "false alarm": "False alarm"}

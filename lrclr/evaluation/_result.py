@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrclr._files import write_whole
-from lrclr.reports import Estimate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["Estimate", "Evaluation", "Example", "FindingQuality", "Grounding", "MeanQuality"]
+    from lrclr.reports import Estimate
 
 SCHEMA_VERSION = 1
 _DECIMALS = 6

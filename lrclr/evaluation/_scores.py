@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from lrclr.preprocessing import PreprocessSpec
     from lrclr.text import FindingSet
 
-__all__ = ["NOT_STATED", "Scores", "score_rows"]
-
 NOT_STATED = -2
 _LIMITS = ReadLimits()
 _SHARED = ("preprocess", "exact", "patch_size", "score_scale", "score_bias", "finding_calibration", "alpha")

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["is_scores", "load_scores", "save_scores"]
-
 _SCHEMA = 2
 _ONE_SCALE = 1  # with a score scale for all findings, and no bias
 _MOST_BYTES = 1 << 30  # of all arrays, unpacked

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lrclr.datasets import ImageDataset, Row, RowProblem
 
-__all__ = ["Selection", "check_rows", "select"]
-
 _TRAIN, _VALIDATION, _TEST = USUAL_SPLITS
 _NONE = "none"
 _CHOOSE, _CHOOSE_VALIDATION = "Choose one with --split.", "Choose one with --validation-split."

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from lrclr.engines import Engine
     from lrclr.verification import GateResult, Tolerances
 
-__all__ = ["check_storable", "store"]
-
 _CONFIG = "config.json"
 _OWN = "; since it was set to"
 

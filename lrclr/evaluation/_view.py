@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from lrclr.evaluation._evaluate import EvaluationRun
     from lrclr.evaluation._result import Evaluation
 
-__all__ = ["COMPARED", "INTERVALS", "ORIGINS", "calibration_rows", "notes_of", "published_rows", "refusals", "shown"]
-
 ORIGINS: Final = {"model": "the model’s own", "given": "as given", "validation": "best on validation"}
 COMPARED: Final = (
     "Each interval is a 95 % interval for its row alone. p is corrected by Holm for the number of rows: if the models "

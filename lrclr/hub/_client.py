@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lrclr.hub._reference import HubReference
 
-__all__ = ["client", "hub_answers", "hub_errors", "hub_library", "is_offline", "model_info"]
-
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _AGAIN: Final = "Run it again."
 _LOG_IN: Final = "log in with `hf auth login`, or set HF_TOKEN"

@@ -10,8 +10,6 @@ from typing import Final
 
 from lrclr.errors import UsageError
 
-__all__ = ["HubReference", "hub_reference"]
-
 _PREFIX: Final = "hf:"
 _PART: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _NAME: Final = re.compile(rf"(?P<repository>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{{0,199}}))?")

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from lrclr.hub._reference import HubReference
 
-__all__ = ["HubRepository", "open_repository"]
-
 
 @dataclass(frozen=True)
 class HubRepository:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from lrclr.hub._reference import HubReference
 
-__all__ = ["Uploaded", "upload_files"]
-
 _CARD = "README.md"
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from lrclr.images._limits import ReadLimits
 
-__all__ = ["eight_bit", "flatten_alpha", "look_up", "picture_from_array", "scale_levels", "unit_to_eight_bit"]
-
 # NumPy needs an index of eight bytes for each pixel. The indices of a block of this many pixels fit in the cache.
 _BLOCK = 2**17
 _ACCEPTED = "Pass bool, uint8, uint16 over its full range, or floats from 0 to 1"

@@ -8,28 +8,12 @@ codestream for such decoders from checked parts only.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from enum import Enum
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lrclr.images._packets import Coding
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = [
-    "Codec",
-    "FrameSize",
-    "Wavelet",
-    "bare_jpeg2000",
-    "codec_of",
-    "jpeg2000_coding",
-    "jpeg2000_size",
-    "jpeg2000_wavelet",
-    "jpeg_size",
-    "plain_lossless_jpeg",
-    "with_headroom",
-]
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"
 _JP2 = b"\x00\x00\x00\x0cjP  "

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["picture_parts", "png_chunks"]
+from collections.abc import Iterator
+from typing import Final
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # This bit in the first letter of a chunk's name marks an optional chunk.

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from lrclr.images._limits import ReadLimits
     from lrclr.images._reduced import Wanted
 
-__all__ = ["decode_dicom", "inflated", "looks_like_dicom", "reduce_dicom"]
-
 _UNREADABLE = "the DICOM file cannot be read: it is damaged or truncated"
 _UNDECODABLE = (
     "the pixel data of the DICOM file cannot be decoded: they are damaged or truncated, or contradict its attributes"

@@ -6,14 +6,10 @@ A remark is a fixed sentence. It names attributes and never quotes their values,
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 from lrclr.errors import ImageError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-__all__ = ["Attributes"]
 
 
 class Attributes:

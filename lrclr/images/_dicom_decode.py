@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lrclr.images._dicom_frame import Frame
 
-__all__ = ["decode_frame"]
-
 _DCT = frozenset({Codec.JPEG, Codec.LOSSLESS_JPEG})
 
 # For each codec the plugins of pydicom, best first, and the package that contains the first. Only one plugin is tried:

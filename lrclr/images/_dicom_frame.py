@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from lrclr.images._dicom_attributes import Attributes
     from lrclr.images._dicom_layout import FrameLayout
 
-__all__ = ["BIG_ENDIAN", "DELIMITER", "ITEM", "JPEG_EXTENDED", "Frame", "open_frame", "with_delimiter"]
-
 ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _END_OF_IMAGE = b"\xff\xd9"
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"

@@ -12,8 +12,6 @@ from lrclr.errors import ImageError
 if TYPE_CHECKING:
     from lrclr.images._dicom_attributes import Attributes
 
-__all__ = ["GREY", "PIXEL_KEYWORDS", "FrameLayout"]
-
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 _PALETTE = "PALETTE COLOR"

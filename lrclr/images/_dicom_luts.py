@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from lrclr.images._dicom_attributes import Attributes
     from lrclr.images._dicom_layout import FrameLayout
 
-__all__ = ["display_of", "palette_of"]
-
 _FUNCTIONS = frozenset({"LINEAR", "LINEAR_EXACT", "SIGMOID"})
 _SHAPES = frozenset({"IDENTITY", "INVERSE"})
 # Above this limit, sums and products could become infinite.

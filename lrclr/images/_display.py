@@ -19,8 +19,6 @@ from lrclr.images._arrays import look_up
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Display", "Lut", "Rescale", "Window", "shades_of", "to_grey"]
-
 _ROWS = 64
 _BLOCK = 2**18
 _MAX_LEVELS = 2**20

@@ -6,25 +6,13 @@ import errno
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from lrclr.errors import LrclrError, UsageError
 from lrclr.images._kind import HEAD_BYTES, IMAGE, PASSED_OVER, kind_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-__all__ = [
-    "DICOM_HEATMAP_SUFFIX",
-    "HEATMAP_SUFFIX",
-    "FolderScan",
-    "FoundImages",
-    "describe_passed_over",
-    "entries_of",
-    "find_images",
-]
 
 HEATMAP_SUFFIX: Final = ".heatmap.png"
 DICOM_HEATMAP_SUFFIX: Final = ".heatmap.dcm"

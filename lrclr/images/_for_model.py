@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lrclr.images._reduced import ReducedImage
     from lrclr.images._resize import ResizeSpec
 
-__all__ = ["read_for_model"]
-
 _DEFAULT_LIMITS = ReadLimits()
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from PIL import Image
 
 from lrclr.errors import ImageError, ImageLimitError, LrclrError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["attempt"]
 
 T = TypeVar("T")
 

@@ -8,8 +8,6 @@ from typing import Final
 from lrclr.images._dicom import looks_like_dicom
 from lrclr.images._raster import SIGNATURES
 
-__all__ = ["HEAD_BYTES", "IMAGE", "PASSED_OVER", "kind_of"]
-
 HEAD_BYTES: Final = 4096
 IMAGE: Final = "image"
 # Entries that a scan of a folder skips: the key in results, and the text for users.

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from lrclr.errors import ImageError, ImageLimitError, UsageError
 
-__all__ = ["ReadLimits"]
-
 
 @dataclass(frozen=True)
 class ReadLimits:

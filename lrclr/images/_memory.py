@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lrclr.images._dicom_layout import FrameLayout
 
-__all__ = ["STRIP", "dicom_bytes", "inflated_bytes", "raster_bytes"]
-
 STRIP: Final = 2**18
 """Pixels that are converted at a time."""
 

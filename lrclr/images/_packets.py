@@ -15,8 +15,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Band", "Coding", "bands_of"]
-
 _SOP, _EPH = b"\xff\x91", b"\xff\x92"
 _BYPASS, _TERMINATE_ALL = 0x01, 0x04
 _CUSTOM_PRECINCTS = 0x01

@@ -6,15 +6,10 @@ Inflating takes about half the time of decoding a PNG file. ISA-L inflates about
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING
 
 from lrclr.images._container import png_chunks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["inflated_png"]
 
 # Channels by colour type.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from lrclr.images._limits import ReadLimits
 
-__all__ = ["SIGNATURES", "decode_raster", "picture_from_pillow"]
-
 SIGNATURES: dict[bytes, Callable[[BytesIO], ImageFile.ImageFile]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"\xff\xd8\xff": JpegImageFile,

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from lrclr.images._resize import ResizeSpec
 
-__all__ = ["read_image", "read_reduced", "read_whole"]
-
 _DEFAULT_LIMITS = ReadLimits()
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from lrclr.images._resize import ResizeSpec
 
-__all__ = ["ReducedImage", "Wanted"]
-
 # Pixels to keep along an edge for each pixel after the resize: the low-pass filters of a wavelet keep some fine detail.
 _PIXELS_LEFT = 2
 

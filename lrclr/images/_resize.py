@@ -6,8 +6,6 @@ from typing import Final, Protocol
 
 from lrclr.errors import ImageError, ImageLimitError
 
-__all__ = ["ResizeSpec", "resized_size"]
-
 # A picture of one pixel by thousands would be resized to gigabytes before it is cropped.
 MAX_RESIZED_PIXELS: Final = 2**25
 

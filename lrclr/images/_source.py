@@ -14,8 +14,6 @@ from lrclr.errors import ImageError, UsageError
 if TYPE_CHECKING:
     from lrclr.images._limits import ReadLimits
 
-__all__ = ["read_bytes"]
-
 _CHUNK = 2**20
 
 _OS_REASONS = {

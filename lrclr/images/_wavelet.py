@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from lrclr.images._packets import Band
     from lrclr.images._reduced import Wanted
 
-__all__ = ["reduced_wavelet"]
-
 # Bounds on the estimated error, in grey levels of the model's input: from the display and from fine detail, each as a
 # maximum and as a mean. Measured on patterns, letters, lines and edges of every contrast, also along the border:
 # accepted pictures differ by at most 4 levels, and by less than half a level on average.

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from lrclr.inference._results import Prediction
     from lrclr.text import FindingSet
 
-__all__ = ["ZeroShotClassifier"]
-
 Result = TypeVar("Result")
 
 

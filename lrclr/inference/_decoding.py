@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from lrclr.preprocessing import PreprocessSpec
 
-__all__ = ["BATCH_SIZE", "DecodedImage", "ImageSource", "decoded_batches", "require_list"]
-
 BATCH_SIZE = 8
 """Images that the image encoder takes at once, unless the caller says otherwise."""
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from lrclr.inference._results import Answers
 
-__all__ = ["averaged", "of_each"]
-
 Member = TypeVar("Member")
 Result = TypeVar("Result")
 

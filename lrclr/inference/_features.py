@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from lrclr.inference._decoding import DecodedImage
 
-__all__ = ["ImageFeatures"]
-
 _OUTPUTS: Final = ("image_embedding", "region_tokens", "region_index", "region_importance")
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from lrclr.inference._results import Prediction
     from lrclr.text import FindingSet
 
-__all__ = ["FileResult", "predict_files"]
-
 
 @dataclass(frozen=True)
 class FileResult:

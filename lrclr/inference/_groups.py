@@ -10,8 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["length_groups"]
-
 
 def length_groups(
     lengths: NDArray[np.int64], *, call: int, most_prompts: int, most_tokens: int, beside: int = 0, times: int = 1

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from lrclr.inference._results import FindingResult, Prediction
     from lrclr.inference.drawing import Box, Style
 
-__all__ = ["draw_heatmap", "png_bytes", "save_heatmap"]
-
 _MAX_PIXELS = 100_000_000
 _MOST_BARS = 20
 _LABELS = 5

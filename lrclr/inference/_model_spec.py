@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from lrclr.checkpoints import Checkpoint
     from lrclr.text import ClipTokenizer
 
-__all__ = ["ModelSpec"]
-
 _CHECKPOINT_BATCH = 32
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PromptCache", "PromptFeatures"]
-
 # Bytes of an entry in addition to the contents of its arrays.
 _ENTRY: Final = 1024
 

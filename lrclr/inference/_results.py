@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Answers", "FindingResult", "ImageEmbeddings", "Prediction", "Region"]
-
 
 @dataclass(frozen=True)
 class Region:

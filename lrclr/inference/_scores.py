@@ -16,15 +16,6 @@ if TYPE_CHECKING:
 
     from lrclr.text import FindingSet
 
-__all__ = [
-    "CALIBRATION_KEYS",
-    "ScoreCalibration",
-    "attention_of_groups",
-    "combined_score",
-    "finding_scores",
-    "global_score",
-]
-
 Floats = NDArray[np.float32]
 _SCALE, _BIAS, _FINDINGS = CALIBRATION_KEYS = ("score_scale", "score_bias", "finding_calibration")
 # Not among the keys: it belongs to the network, and no fit replaces it.

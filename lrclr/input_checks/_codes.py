@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 from lrclr.errors import ImageError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-
-__all__ = ["CODES", "SENTENCES", "check_refused", "described", "known_codes"]
 
 SENTENCES: Final[Mapping[str, str]] = {
     "other_modality": "Modality is not CR, DX, RG or OT",

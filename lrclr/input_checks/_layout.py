@@ -13,8 +13,6 @@ from PIL import Image
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["GRID", "layout_grid", "layout_warning"]
-
 GRID: Final = 8
 # Left half of the mean of 200 radiographs of the phantom, without a tenth at each edge: centred, of unit length.
 # `python -m benchmarks.input_checks template` computes it.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["pixel_warnings"]
-
 _SAMPLE: Final = 256
 _NOISE_ROWS: Final = 32
 # Limits. docs/howto/input-checks.md says on which images they were chosen, and on which others they were measured.

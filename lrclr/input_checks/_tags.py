@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-__all__ = ["CHECKED_ATTRIBUTES", "tag_warnings"]
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 CHECKED_ATTRIBUTES: Final = (
     *("SOPClassUID", "Modality", "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition", "ViewCodeSequence"),

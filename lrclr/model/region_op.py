@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence  # noqa: TC003 - torch reads the annotations
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor

@@ -9,8 +9,6 @@ import threading
 import weakref
 from typing import Any, Final
 
-__all__ = ["Connections"]
-
 # Until a sender that stops in the middle of a message is disconnected.
 _SILENCE_SECONDS: Final = 30.0
 # Beside an instance: commands, negotiation, and the headers of the packets.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 from lrclr._addresses import Address
 from lrclr._files import write_whole
@@ -13,20 +15,6 @@ from lrclr.dicom_results import KINDS, RESULT_SUFFIXES, Kind
 from lrclr.errors import LrclrError, MissingExtraError, ServerError, ServerUnavailableError, UsageError
 from lrclr.pacs._reachability import Reachability
 from lrclr.pacs._web import DicomwebClient, WebOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-__all__ = [
-    "SENT_KINDS",
-    "Destination",
-    "DimseDestination",
-    "FolderDestination",
-    "WebDestination",
-    "checked_ae_title",
-    "destination_of",
-]
 
 SENT_KINDS: Final[tuple[Kind, ...]] = ("sr", "sc")
 """Kinds of results that are sent if no others are asked for."""

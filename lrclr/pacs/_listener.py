@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from lrclr.pacs._destination import Destination
     from lrclr.text import FindingSet
 
-__all__ = ["ListenOptions", "Listener"]
-
 # PS3.4, table B.2-1, and PS3.7, annex C.
 _SUCCESS: Final = 0x0000
 _OUT_OF_RESOURCES: Final = 0xA700

@@ -5,15 +5,11 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from lrclr.errors import MissingExtraError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-__all__ = ["Query"]
 
 # PS3.18, section 10.6.1.2. What is in neither is a key of instances.
 _STUDY: Final = frozenset(

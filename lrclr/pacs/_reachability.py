@@ -8,8 +8,6 @@ from typing import Final
 
 from lrclr.errors import ServerUnavailableError
 
-__all__ = ["Reachability"]
-
 _FAILURES: Final = 3
 _PAUSE: Final = 30.0
 

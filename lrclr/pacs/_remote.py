@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from lrclr.pacs._query import Parameters, Query
     from lrclr.pacs._web import DicomwebClient
 
-__all__ = ["IMAGE_CLASSES", "WebImages", "find_web_images"]
-
 # Images of one frame that may be radiographs.
 IMAGE_CLASSES: Final = {
     "1.2.840.10008.5.1.4.1.1.1": "Computed Radiography",

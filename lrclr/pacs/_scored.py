@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from lrclr.inference import Prediction
     from lrclr.pacs._destination import Destination
 
-__all__ = ["ScoredResults", "ScoredSummary"]
-
 LEDGER: Final = "_results.sqlite"
 _COLUMNS: Final = ("file", "frame", "status", "height", "width", "warnings", "findings")
 # Images whose results are under way.

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from lrclr.dicom_results import Kind
 
-__all__ = ["Spool", "SpoolError", "SpoolFullError"]
-
 _PARTIAL: Final = ".partial"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OWN: Final = frozenset({"received", "results", "failed", "ledger.sqlite", "ledger.sqlite-journal", "lock"})

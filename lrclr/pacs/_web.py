@@ -10,20 +10,16 @@ import secrets
 import ssl
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from lrclr._addresses import Address
 from lrclr.errors import ImageError, ImageLimitError, MissingExtraError, ServerError, ServerUnavailableError, UsageError
 from lrclr.images import ReadLimits
 from lrclr.pacs._reachability import Reachability
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-__all__ = ["TOKEN_VARIABLE", "DicomwebClient", "WebOptions", "is_uid", "value_of"]
 
 TOKEN_VARIABLE: Final = "LRCLR_DICOMWEB_TOKEN"  # noqa: S105 - the name of a variable
 _JSON_BYTES: Final = 256 << 20

@@ -12,8 +12,6 @@ from PIL import Image
 from lrclr.errors import UsageError
 from lrclr.images._resize import resized_size
 
-__all__ = ["Geometry", "PreprocessSpec", "Triple", "corner"]
-
 Triple = tuple[float, float, float]
 
 CLIP_MEAN: Final[Triple] = (0.48145466, 0.4578275, 0.40821073)

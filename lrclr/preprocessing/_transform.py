@@ -26,7 +26,7 @@ from lrclr.budget import decoding
 from lrclr.errors import ImageError, UsageError
 from lrclr.images import ReducedImage
 from lrclr.images._resize import resized_size
-from lrclr.preprocessing._spec import Geometry, PreprocessSpec, corner
+from lrclr.preprocessing._spec import PreprocessSpec, corner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lrclr.preprocessing._spec import Triple
-
-__all__ = ["Geometry", "PreprocessSpec", "preprocess", "preprocess_batch"]
 
 
 def preprocess(image: NDArray[np.uint8] | ReducedImage, spec: PreprocessSpec) -> NDArray[np.float32]:

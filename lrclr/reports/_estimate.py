@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["NONE", "DefinedEstimate", "Estimate", "fixed", "percent", "signed", "significant", "span", "spanned"]
+from typing import Final
 
 NONE: Final = "–"
 

@@ -23,23 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = [
-    "BAD",
-    "BLUE",
-    "DIM",
-    "EDGE",
-    "GRID",
-    "INK",
-    "PAPER",
-    "RULE",
-    "SKY",
-    "VERMILION",
-    "figure_svg",
-    "number_axis",
-    "series_style",
-    "with_room",
-]
-
 INK, DIM, RULE, GRID, EDGE = "#15202b", "#55636f", "#dbe2e8", "#e6ebef", "#9aa6b1"
 PAPER, BAD = "#ffffff", "#b3261e"
 # Palette of Okabe and Ito, for people with colour blindness. Vermilion is region attention and sky blue is importance,

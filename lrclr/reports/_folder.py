@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from lrclr._files import check_replaceable, replace_directory
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
-
-__all__ = ["check_report_folder", "save_report_files"]
 
 
 def check_report_folder(folder: Path, names: Collection[str]) -> None:

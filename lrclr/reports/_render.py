@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-__all__ = ["render"]
-
 
 def render(template: str, folder: Path | None = None, /, **values: Any) -> str:
     """A report from a template.

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
     from lrclr.text._tokenizer import ClipTokenizer
 
-__all__ = ["Finding", "FindingSet", "check_prompts", "finding_key", "require_finding_set", "unknown_finding"]
-
 POSITIVE: Final = ("{}",)
 NEGATIVE: Final = ("no {}",)
 MAX_FILE_BYTES: Final = 2**20

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-__all__ = ["ClipTokenizer", "TokenBatch", "has_tokenizer", "no_tokenizer"]
-
 CLIP_CONTEXT_LENGTH: Final = 77
 TOKENIZER_FILE: Final = "tokenizer.json"
 VOCABULARY_FILES: Final = ("vocab.json", "merges.txt")

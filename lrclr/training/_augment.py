@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-__all__ = ["Augmentation", "augment"]
-
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:

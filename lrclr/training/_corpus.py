@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from lrclr.datasets import ImageDataset, Row
     from lrclr.text import ClipTokenizer
 
-__all__ = ["Corpus", "choose_rows", "plural"]
-
 
 @dataclass(frozen=True, slots=True)
 class Corpus:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from lrclr.text import ClipTokenizer
     from lrclr.training._settings import TrainSettings
 
-__all__ = ["Draws", "Items", "loader"]
-
 _ORDER, _TEXT, _IMAGE = range(3)
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from lrclr.datasets import RowProblem
 
-__all__ = ["ListenerCallback", "TrainListener"]
-
 
 class TrainListener:
     """Callbacks of a run; override any method. They are called in the first process only."""

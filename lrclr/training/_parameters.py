@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from lrclr.model import LrclrModel
     from lrclr.training._settings import TrainSettings
 
-__all__ = ["frozen_parts", "parameter_groups"]
-
 _TOWERS = {
     "image": ("vision_model", "visual_projection"),
     "text": ("text_model", "text_projection"),

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from lrclr.training._listener import TrainListener
     from lrclr.training._settings import TrainSettings
 
-__all__ = ["check_enough", "check_machine", "prepare_items", "report_rows", "run_record"]
-
 
 def check_machine(settings: TrainSettings, processes: int) -> None:
     if settings.batch_size % processes:

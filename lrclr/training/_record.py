@@ -26,18 +26,6 @@ if TYPE_CHECKING:
 
     from lrclr.training._settings import TrainSettings
 
-__all__ = [
-    "CHECKPOINT",
-    "PIXELS",
-    "STEPS",
-    "begin_run",
-    "check_run",
-    "draw_curves",
-    "environment",
-    "model_card_of",
-    "write_log",
-]
-
 SETTINGS: Final = "settings.json"
 ENVIRONMENT: Final = "environment.json"
 LOG: Final = "log.csv"

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from lrclr.training._settings import TrainSettings
     from lrclr.training._validation import Validation
 
-__all__ = ["TrainResult", "train"]
-
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from lrclr.model import LrclrConfig
 
-__all__ = ["Freeze", "TrainSettings"]
-
 Freeze = Literal["auto", "none", "image", "text", "image,text"]
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "freeze": ("auto", "none", "image", "text", "image,text"),

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from lrclr.model import LrclrModel
     from lrclr.model.regions import Regions
 
-__all__ = ["ContrastiveTask", "LocalLoss", "LossSettings"]
-
 LocalLoss = Literal["none", "pair", "pair+words"]
 
 

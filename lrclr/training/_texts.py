@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from lrclr.datasets import Row
 
-__all__ = ["draw_text", "sentences", "text_key", "whole_text"]
-
 _BETWEEN_SENTENCES: Final = re.compile(r"(?<=[.!?;])\s+|\s*\n\s*\n\s*")
 
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from lrclr.training._task import ContrastiveTask
     from lrclr.training._validation import Validation
 
-__all__ = ["ContrastiveTrainer", "best_step_of", "last_state", "training_arguments"]
-
 WEIGHTS: Final = "model.safetensors"
 _STATE: Final = re.compile(r"checkpoint-(\d+)")
 _WARMEST: Final = math.log(100.0)  # CLIP's own bound of the temperature

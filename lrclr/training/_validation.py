@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from lrclr.training._data import Items
     from lrclr.training._task import ContrastiveTask
 
-__all__ = ["Validation", "label_table", "matched_findings"]
-
 
 def matched_findings(known: FindingSet, columns: Sequence[str]) -> tuple[FindingSet | None, tuple[str, ...]]:
     """The known findings with labels in the dataset, or ``None``, and the dataset's names of them in the same order.

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from lrclr.tune._space import Decoding
 
-__all__ = ["TuneOptions"]
-
 _MOST_CALLERS: Final = 256
 
 

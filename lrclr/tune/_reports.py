@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from lrclr.tune._result import Row, TuneResult
     from lrclr.tune._windows import Window
 
-__all__ = ["HEADS", "REPORTS", "cells", "html", "save_reports"]
-
 REPORTS: Final = (RESULT, "tune.html")
 HEADS: Final = ("Configuration", "Files decoded by", "Requests a second", "p99 ms", "Spread", "Windows", "Round", "")
 _WIDTH, _HEIGHT = 640, 420

@@ -11,8 +11,6 @@ from lrclr._records import Record
 from lrclr.errors import TuningError
 from lrclr.tune._windows import Estimate
 
-__all__ = ["DRIFT", "RESULT", "Row", "TuneResult", "result_json"]
-
 RESULT: Final = "tune.json"
 DRIFT: Final = 0.2
 """Difference between the default's rates in two rounds, above which a note is printed."""

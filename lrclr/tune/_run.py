@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from lrclr.tune._space import Choice
     from lrclr.tune._windows import Estimate
 
-__all__ = ["check_output", "keep", "tune"]
-
 _GAIN: Final = 1.03
 """Least gain over the default for which it is given up."""
 _HOPELESS: Final = 1.5

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from lrclr.tune._space import Choice, Space
 
-__all__ = ["RUNGS", "Budget", "Rung", "Standing", "halving", "rungs_for"]
-
 _LEAST_WINDOW: Final = 0.5
 """Seconds of the shortest window."""
 _LONGEST_WINDOW: Final = 10.0

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from lrclr.tune._space import Candidate
     from lrclr.tune._windows import Plan
 
-__all__ = ["ServerBench"]
-
 # Most requests at once from open loop. More than a server accepts, so that a full queue refuses some.
 _MOST_AT_ONCE: Final = 96
 _WARM_UP: Final = 1.0

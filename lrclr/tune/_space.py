@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from lrclr.tune._windows import Estimate
 
-__all__ = ["Candidate", "Choice", "Decoding", "Factor", "Space", "factors"]
-
 Decoding = Literal["server", "client"]
 Choice = tuple[int, ...]
 """The number of a level for each factor; 0 is the level of a new bundle."""

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Final
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final
 
 from msgspec import Meta
 
 from lrclr._records import Record
 from lrclr.bench import quantiles
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-__all__ = ["Estimate", "Plan", "Window", "closed_estimate", "open_estimate"]
 
 _AGREE: Final = 0.15
 """Largest difference between the throughputs of windows that agree, relative to their mean."""

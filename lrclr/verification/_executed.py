@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from lrclr.bundle import Bundle, Golden
 
-__all__ = ["executed_gates", "executed_products"]
-
 Products = dict[str, dict[str, int]]
 _PRODUCTS: Final = ("Conv", "Gemm", "MatMul")
 # Type of products in a graph, and the types in which an engine may run them.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["can_rewrite", "float_forms"]
-
 _LEAST_BESIDE: Final = 1024  # bytes of a weight that is written beside the graph
 
 

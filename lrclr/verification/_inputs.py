@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lrclr.text import FindingSet
 
-__all__ = ["gate_images", "gate_prompts", "images_sha256"]
-
 # As users may write prompts: short, empty, in other scripts, with emoji, with many words.
 _ODD_PROMPTS = (
     "",

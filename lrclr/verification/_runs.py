@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from lrclr.bundle import Golden
     from lrclr.engines import Engine
 
-__all__ = ["ContractError", "GraphRun", "GraphRuns", "Sizes"]
-
 Outputs = dict[str, NDArray[Any]]
 Rows = NDArray[np.int64]
 USUAL_BATCH = 8

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from lrclr.inference import Prediction, ZeroShotClassifier
 
-__all__ = ["TaskImages", "auroc", "task_auroc", "task_auroc_of", "task_gate", "task_images"]
-
 LEAST_AUROC: Final = 0.65
 """A checkpoint with a lower mean AUROC does not recognise the findings of these images."""
 

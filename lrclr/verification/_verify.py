@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from lrclr.engines import Engine
     from lrclr.inference import ModelSpec
 
-__all__ = ["VerificationReport", "verify"]
-
 _Products = dict[str, dict[str, int]]
 _FLOAT_UNCHECKED = (
     "the {} graphs were not checked in float32 arithmetic, as at the export, because {} is not installed "

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from lrclr.web._backend import Backend
 
-__all__ = ["create_app"]
-
 _EXPIRE_EVERY: Final = 30.0
 
 

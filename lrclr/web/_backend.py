@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lrclr.text import FindingSet
     from lrclr.triton.client import Client
 
-__all__ = ["Backend", "BundleBackend", "ServerBackend", "open_backend"]
-
 # Texts that the text encoder takes at once. Its memory grows with them.
 _TEXTS = 64
 

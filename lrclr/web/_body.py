@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from lrclr.web._options import WebOptions
 
-__all__ = ["Bodies", "Form", "InvalidRequest", "decoded_image", "is_image", "parsed"]
-
 Content = TypeVar("Content", bound=BaseModel)
 _DATA_URL: Final = re.compile(r"data:([\w.+/-]*)(;[\w.+=-]+)*;base64,", re.ASCII)
 _IMAGE_URL: Final = re.compile(r"data:(image/|application/(dicom|octet-stream))", re.IGNORECASE)

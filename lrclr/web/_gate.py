@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 
 from lrclr.errors import ServerUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["Gate", "busy"]
 
 Result = TypeVar("Result")
 _RETRY_SECONDS = 1.0

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lrclr.web._metrics import Metrics
     from lrclr.web._options import WebOptions
 
-__all__ = ["Guard"]
-
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 _SAFE: Final = frozenset({"GET", "HEAD"})
 # What the page needs before the user has given the token, and what probes ask. None of it depends on images.

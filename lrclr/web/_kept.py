@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from lrclr.web._options import WebOptions
 
-__all__ = ["KeptImage", "KeptImages"]
-
 
 @dataclass(frozen=True)
 class KeptImage:

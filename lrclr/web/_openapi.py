@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from lrclr.web._options import WebOptions
 
-__all__ = ["DICOM", "FILE_TYPES", "FORM", "JSON", "describe", "operation"]
-
 JSON: Final = "application/json"
 FORM: Final = "multipart/form-data"
 DICOM: Final = "application/dicom"

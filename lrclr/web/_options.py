@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from lrclr import budget
 from lrclr._addresses import Address, check_port, ip_address
 from lrclr._processors import processors
 from lrclr.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["TOKEN_VARIABLE", "WebOptions", "read_token"]
 
 TOKEN_VARIABLE: Final = "LRCLR_WEB_TOKEN"  # noqa: S105 - a name
 _MIB: Final = 2**20

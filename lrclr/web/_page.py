@@ -16,8 +16,6 @@ from lrclr.web._problems import STATUS, HttpProblem
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["add_page"]
-
 _STATIC: Final = Path(str(files("lrclr") / "web" / "static"))
 
 

@@ -10,8 +10,6 @@ from PIL import Image
 from lrclr.budget import reading
 from lrclr.images import read_image
 
-__all__ = ["picture"]
-
 # Larger pictures bring nothing on a screen, and take long to compress.
 _LONGEST: Final = 2048
 

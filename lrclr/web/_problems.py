@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -17,11 +18,6 @@ from starlette.responses import Response
 from lrclr import errors
 from lrclr.dicom_results import ResultRefusedError
 from lrclr.errors import LrclrError, ServerUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["MEDIA_TYPE", "STATUS", "HttpProblem", "problem", "problem_of", "status_of"]
 
 MEDIA_TYPE: Final = "application/problem+json"
 

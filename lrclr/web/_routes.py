@@ -22,8 +22,6 @@ from lrclr.web._openapi import DICOM, FILE_TYPES, FORM, JSON, operation
 from lrclr.web._problems import HttpProblem
 from lrclr.web._service import Service
 
-__all__ = ["Context", "add_kept_images", "add_questions", "add_state"]
-
 
 @dataclass(frozen=True)
 class Context:

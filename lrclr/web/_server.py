@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from lrclr.web._backend import Backend
 
-__all__ = ["WebServer"]
-
 
 class WebServer:
     """Listens, and answers in the calling thread (`run`) or in a thread of its own (as a context manager).

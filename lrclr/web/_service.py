@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from lrclr.web._kept import KeptImage
     from lrclr.web._options import WebOptions
 
-__all__ = ["Service"]
-
 
 class Service:
     """Answers the requests of the API. Safe to call from several threads.

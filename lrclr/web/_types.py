@@ -7,25 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lrclr.inference import Prediction
 
-__all__ = [
-    "Embedding",
-    "EmbeddingsReply",
-    "EmbeddingsRequest",
-    "FindingsReply",
-    "FindingsRequest",
-    "Health",
-    "HeatmapRequest",
-    "KeptReply",
-    "ModelReply",
-    "NewFinding",
-    "Problem",
-    "Question",
-    "SampleReply",
-    "SimilarityReply",
-    "SimilarityRequest",
-    "Usage",
-]
-
 _ALPHA = Annotated[
     float | None,
     Field(ge=0.0, le=1.0, description="Weight of the local score, instead of the model's."),

@@ -7,7 +7,7 @@ as OpenVINO, `lrclr_export.onnx.onnx_graph.SavedGraph.save_inlined` writes a gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence  # noqa: TC003 - the operator's schema is read from annotations
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from lrclr.engines import PLAN_ENGINES
 from lrclr.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _COMPATIBLE: Final = ("none", "ampere+", "same-capability")
 

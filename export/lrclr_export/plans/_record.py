@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from lrclr.engines._layer_types import UNKNOWN, type_in_words
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _LAYERS: Final = "Layers:"
 _ACTIVATIONS: Final = re.compile(r"Total Activation Memory: (\d+)")

@@ -5,16 +5,14 @@ torch.ops.quantized_decomposed has no FP8 with scales in float16, which typed gr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from onnxscript.onnx_opset import opset19
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LARGEST_FP8 = 448.0
 _SMALLEST_SCALE = float(torch.finfo(torch.float16).tiny)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -12,9 +13,6 @@ import torch.ao.quantization.fx._decomposed
 from torch import Tensor, nn
 
 from lrclr_export.quantize._float8 import LARGEST_FP8, dequantised, rounded, scale_for
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LARGEST_WEIGHT = 63
 """Of a weight in int8. Without VNNI, x86 adds two products of an unsigned and a signed byte in 16 bits and saturates;

@@ -6,15 +6,13 @@ a `Checkpoint`. `docs/families/adding-a-family.md` adds one as an exercise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Container
+from pathlib import Path
+from typing import Final
 
 from lrclr.checkpoints._beside import CONFIG, OPEN_CLIP, read_json
 from lrclr.checkpoints.families import biomedclip, clip, dual_encoder, siglip
 from lrclr.checkpoints.families._family import Family, Layout
-
-if TYPE_CHECKING:
-    from collections.abc import Container
-    from pathlib import Path
 
 __all__ = ["FAMILIES", "Family", "Layout", "layout_of"]
 

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from lrclr.triton.client._options import ClientOptions
     from lrclr.triton.client._wire import ImageSource, Reply
 
-__all__ = ["AsyncClient"]
-
-
 _END: Any = object()
 
 

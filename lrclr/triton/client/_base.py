@@ -12,8 +12,6 @@ from lrclr.triton.client._options import ClientOptions
 if TYPE_CHECKING:
     from lrclr.triton.client._options import Deadline
 
-__all__ = ["BaseClient"]
-
 
 class BaseClient:
     """Options, requests, answers, and the decision to repeat a request. Subclasses send and wait.

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from lrclr.triton.client._options import ClientOptions
     from lrclr.triton.client._wire import ImageSource, Reply
 
-__all__ = ["Client"]
-
 
 class Client(BaseClient):
     """Synchronous client with the results of a local `ZeroShotClassifier`. Safe to call from several threads.

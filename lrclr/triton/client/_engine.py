@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from lrclr.triton.client._options import ClientOptions
 
-__all__ = ["TritonEngine"]
-
 
 class TritonEngine:
     """Runs the three graphs of a server's bundle. Safe to call from several threads.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from lrclr.triton.client._client import Client
     from lrclr.triton.client._wire import Reply
 
-__all__ = ["predict_files"]
-
 
 def predict_files(  # noqa: PLR0913
     client: Client,

@@ -14,8 +14,6 @@ from lrclr.errors import LrclrError, ServerUnavailableError, UsageError
 if TYPE_CHECKING:
     from lrclr._addresses import Address
 
-__all__ = ["ClientOptions", "Deadline"]
-
 _LONGEST_PAUSE = 8.0  # seconds
 _LONGEST = 1_000_000  # seconds of any time that is given; gRPC counts milliseconds in 31 bits
 

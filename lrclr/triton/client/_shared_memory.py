@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["SharedRegions"]
-
 _SMALL_TENSOR = 4096  # bytes; a smaller tensor is sent with the request
 _SMALLEST = 1 << 18
 _ALIGNMENT = 64

@@ -35,21 +35,6 @@ if TYPE_CHECKING:
 
     from lrclr.text import FindingSet
 
-__all__ = [
-    "OF_ONE_IMAGE",
-    "ImageSource",
-    "Reply",
-    "as_infer_inputs",
-    "describe_inputs",
-    "description",
-    "embedding_of",
-    "encoded",
-    "error_of",
-    "inputs",
-    "reply",
-    "triton_grpc",
-]
-
 ImageSource = str | os.PathLike[str] | bytes | np.ndarray[Any, np.dtype[np.uint8]]
 # Errors of a request with one image that do not concern other images. The server answers with a MissingExtraError if it
 # has no decoder for the format of an image.

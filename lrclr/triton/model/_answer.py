@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from lrclr.inference import Prediction, ZeroShotClassifier
     from lrclr.triton.model._metrics import Metrics
 
-__all__ = ["Answerer"]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

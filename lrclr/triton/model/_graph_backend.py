@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[Any]]
 
-__all__ = ["GraphBackend", "parameters"]
-
 _TYPES = {
     "TYPE_BOOL": np.bool_,
     "TYPE_UINT8": np.uint8,

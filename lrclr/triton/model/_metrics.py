@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Metrics"]
-
 _FAMILIES = {
     "lrclr_requests_total": "Requests to the model lrclr",
     "lrclr_images_total": "Images answered for",

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from lrclr.errors import LrclrError
 
-__all__ = ["Request", "status_of"]
-
 
 @dataclass(frozen=True)
 class Request:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["get", "put", "put_bytes", "refuse", "require_bytes"]
-
 _PROBE = np.arange(6, dtype=np.int64).reshape(2, 3)
 
 

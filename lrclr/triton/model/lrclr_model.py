@@ -7,8 +7,9 @@ counts.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
@@ -22,9 +23,6 @@ from lrclr.triton.model._engine import BlsEngine, RequestCancelledError, ServerB
 from lrclr.triton.model._metrics import Metrics
 from lrclr.triton.model._request import Request, status_of
 from lrclr.triton.model._tensors import refuse, require_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 class TritonPythonModel:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from lrclr.triton.server._locate import Installation
     from lrclr.triton.server._options import ServeOptions
 
-__all__ = ["command_line"]
-
 # Triton can restrict an API to requests with a given header. No client can send this one: the name of a header has no
 # colon in HTTP/1 (RFC 9112, section 5), and no colon, space or upper-case letter in HTTP/2 (RFC 9113, section 8.2.1),
 # which gRPC enforces.

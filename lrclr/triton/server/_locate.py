@@ -9,8 +9,6 @@ from pathlib import Path
 
 from lrclr.errors import ServerError
 
-__all__ = ["Installation", "find_server"]
-
 LOCAL = Path(".triton")
 _LOCAL_SERVER = Path("pytriton/tritonserver/bin/tritonserver")
 

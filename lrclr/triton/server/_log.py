@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Callable
 from threading import Event, Thread
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from lrclr.triton.protocol import LAST_ANSWER
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["LogRelay"]
 
 _GLOG = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)$")
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from lrclr.triton.server._process import ServerProcess
     from lrclr.triton.server._repository import ServedRepository
 
-__all__ = ["PATIENCE", "ServedModels"]
-
 PATIENCE: Final = 15.0
 """Seconds to wait for the answer to a radiograph."""
 # Seconds that requests of a superseded version may take when the next version is to take over.

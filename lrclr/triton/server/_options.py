@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lrclr._addresses import ip_address
 from lrclr.bundle import require_digest
 from lrclr.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["ServeOptions"]
 
 _LONGEST = 86_400  # seconds
 

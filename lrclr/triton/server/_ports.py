@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from lrclr.errors import ServerError
 from lrclr.triton.server._processes import port_owner
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["free_ports"]
 
 
 def free_ports(address: str, wanted: Sequence[int]) -> list[int]:

@@ -18,8 +18,6 @@ from lrclr.triton.protocol import BUSY, RETRY_SECONDS
 if TYPE_CHECKING:
     from lrclr.triton.server._options import ServeOptions
 
-__all__ = ["Probe"]
-
 # Seconds for requests that Triton answers without a model.
 _SHORT: Final = 5.0
 

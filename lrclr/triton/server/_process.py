@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from lrclr.triton.server._shared_memory import Claim
 
-__all__ = ["ServerProcess"]
-
 # Seconds that requests which clients send to the graphs directly have when the server ends.
 _GRAPHS_SECONDS: Final = 1.0
 # Seconds without unsent bytes after which all answers count as sent. A round trip takes less.

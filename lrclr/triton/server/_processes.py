@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from lrclr.contract import GRAPHS, MODEL
 
-__all__ = ["Backend", "backends_of", "kill", "kill_group", "port_owner", "unsent_bytes"]
-
 # With a prefix that the bundle gives its models' names.
 _MODEL_FOLDER = re.compile(r"/((?:[A-Za-z][\w-]*)?(?:{}))/(\d+)(?:/|\0|$)".format("|".join((*GRAPHS, MODEL))).encode())
 _ESTABLISHED, _LISTEN = "01", "0A"

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from lrclr.bundle import Bundle
     from lrclr.contract import ModelNames
 
-__all__ = ["ServedRepository"]
-
 _BACKENDS: Final = {"onnxruntime", "openvino", "tensorrt"}
 # The fields that the exporter sets. Other fields can name libraries, agents or environments that Triton would load.
 _FIELDS: Final = frozenset(

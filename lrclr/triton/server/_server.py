@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from types import TracebackType
+from typing import Final, Self
 
 from lrclr.bundle import Bundle
 from lrclr.errors import LrclrError, ServerError, ServerUnavailableError, UsageError
@@ -19,14 +22,6 @@ from lrclr.triton.server._probe import Probe
 from lrclr.triton.server._process import ServerProcess
 from lrclr.triton.server._repository import ServedRepository
 from lrclr.triton.server._shared_memory import Claim, remove_leftovers
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable
-    from types import TracebackType
-    from typing import Self
-
-__all__ = ["TritonServer"]
 
 # Number of checks in a row that find no finished request before the models are loaded again. With ten seconds between
 # two checks, and up to `PATIENCE` for each, that is more than a minute.

@@ -12,14 +12,9 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 
 from lrclr.errors import ServerError
-
-if TYPE_CHECKING:
-    from typing import Self
-
-__all__ = ["Claim", "remove_leftovers", "restrict_regions"]
 
 _FOLDER = "lrclr-serve-"
 _PLACE = Path("/dev/shm")  # noqa: S108 - where Triton puts them

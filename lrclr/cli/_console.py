@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _FILE_WIDTH = 130
 _REASONS = 5
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 ENGINE_HELP = (
     "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest on this machine.  "
     "[default: the engine that the bundle was made for]"
@@ -68,9 +69,14 @@ def err() -> Console:
     return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    """Text with escapes for control characters, which names of files may contain and terminals obey."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def note(text: str) -> None:
     """Print a note on stderr."""
-    err().print(text)
+    err().print(printable(text))
 
 
 def note_failures(failures: Counter[str]) -> None:
@@ -137,7 +143,7 @@ def note_engine(classifier: ZeroShotClassifier) -> None:
 
 def complain(text: str) -> None:
     """Print an error on one line."""
-    err().print(f"error: {' '.join(text.split())}", style="red" if sys.stderr.isatty() else "")
+    err().print(f"error: {printable(' '.join(text.split()))}", style="red" if sys.stderr.isatty() else "")
 
 
 class ConsoleProgress:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.table import Table
 
-from lrclr.cli._console import out, print_json, print_utf8
+from lrclr.cli._console import out, print_json, print_utf8, printable
 from lrclr.file_names import name_of
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ class _Csv:
     @staticmethod
     def _print(row: Sequence[str]) -> None:
         line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(row)
+        # Python 3.11 does not quote a carriage return by itself.
+        quote_all = any("\r" in text for text in row)
+        csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL).writerow(row)
         print_utf8(line.getvalue())
 
 
@@ -105,7 +107,7 @@ class _Tables:
         if prediction is None:
             return
         caption = f"warnings: {' '.join(prediction.warnings)}" if prediction.warnings else None
-        table = Table(title=str(result.path), title_justify="left", caption=caption, caption_justify="left")
+        table = Table(title=printable(str(result.path)), title_justify="left", caption=caption, caption_justify="left")
         table.add_column("finding")
         table.add_column("probability", justify="right")
         if prediction.fusion_trained:

@@ -7,6 +7,7 @@ codestream for such decoders from checked parts only.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from enum import Enum
@@ -15,6 +16,8 @@ from typing import NamedTuple
 
 from lrclr.images._packets import Coding
 
+# A marker that does not belong to compressed data; any number of fill bytes may precede it.
+_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
 _SOC_SIZ = b"\xff\x4f\xff\x51"
 _JP2 = b"\x00\x00\x00\x0cjP  "
 _SOI = b"\xff\xd8"
@@ -63,7 +66,7 @@ class Wavelet(NamedTuple):
     reversible: bool
 
 
-class _Segment(NamedTuple):
+class Segment(NamedTuple):
     marker: int
     payload: bytes
     end: int
@@ -82,13 +85,13 @@ def codec_of(data: bytes) -> Codec | None:
         codestream = bare_jpeg2000(data) or b""
         if not codestream:
             return None
-        capabilities = any(segment.marker == _CAP for segment in _segments(codestream))
+        capabilities = any(segment.marker == _CAP for segment in segments_of(codestream))
         return Codec.HTJ2K if capabilities else Codec.JPEG_2000
     return Codec.RLE if _is_rle(data) else None
 
 
-def _frame_header(data: bytes) -> _Segment | None:
-    for segment in _segments(data) if data.startswith(_SOI) else ():
+def _frame_header(data: bytes) -> Segment | None:
+    for segment in segments_of(data) if data.startswith(_SOI) else ():
         if segment.marker in _FRAME_HEADERS and len(segment.payload) >= 6:
             return segment
     return None
@@ -138,7 +141,7 @@ def jpeg2000_wavelet(data: bytes) -> Wavelet | None:
     if tile[0] < size.columns or tile[1] < size.rows:
         return None
     style = b""
-    for marker, payload, end in _segments(data):
+    for marker, payload, end in segments_of(data):
         if marker == _COC or (marker == _COD and len(payload) < 10):
             return None
         if marker == _COD:
@@ -156,7 +159,7 @@ def jpeg2000_coding(data: bytes) -> tuple[bytes, Coding] | None:
     Return None if a header changes the order or the meaning of packets.
     """
     size, found, body, start = jpeg2000_size(data), {}, [], 0
-    for marker, payload, end in _segments(data):
+    for marker, payload, end in segments_of(data):
         if marker in _ODD or (marker in found and marker in {_COD, _QCD}):
             return None
         if marker == _SOT:
@@ -167,7 +170,7 @@ def jpeg2000_coding(data: bytes) -> tuple[bytes, Coding] | None:
         return None
     last = data.rfind(_EOC)
     while start < last:
-        segments = list(_segments(data, start))
+        segments = list(segments_of(data, start))
         if any(segment.marker in {*_ODD, _QCD} for segment in segments):
             return None
         (length,) = struct.unpack_from(">I", segments[0].payload, 2)
@@ -191,7 +194,7 @@ def _tile_is_plain(data: bytes, start: int) -> bool:
     if end < len(data) - 3:
         return False
     for _ in range(_MAX_TILE_PARTS):
-        segments = list(_segments(data, start))
+        segments = list(segments_of(data, start))
         if not segments or segments[0].marker != _SOT or len(segments[0].payload) != 8:
             return False
         if any(one.marker in (_COD, _COC) for one in segments):
@@ -224,7 +227,7 @@ def plain_lossless_jpeg(data: bytes, bits_allocated: int) -> bytes | None:
     parts = [_SOI]
     tables: set[int] = set()
     components: set[int] = set()
-    for marker, payload, end in _segments(data) if data.startswith(_SOI) else ():
+    for marker, payload, end in segments_of(data) if data.startswith(_SOI) else ():
         if marker == _DHT:
             found = _huffman_tables(payload)
             if not found:
@@ -242,7 +245,7 @@ def plain_lossless_jpeg(data: bytes, bits_allocated: int) -> bytes | None:
     return None
 
 
-def _segments(data: bytes, position: int = 2) -> Iterator[_Segment]:
+def segments_of(data: bytes, position: int = 2) -> Iterator[Segment]:
     """Yield consecutive segments from `position` up to the first scan or tile.
 
     The default position is after the first marker of a JPEG or JPEG 2000 codestream.
@@ -260,10 +263,19 @@ def _segments(data: bytes, position: int = 2) -> Iterator[_Segment]:
             end = position + 2 + length
             if length < 2 or end > len(data):
                 return
-            yield _Segment(marker, data[position + 4 : end], end)
+            yield Segment(marker, data[position + 4 : end], end)
             if marker == _SOS:
                 return
             position = end
+
+
+def compressed_data(data: bytes, start: int) -> tuple[int, int | None]:
+    """Find the marker that ends the compressed data of a JPEG from `start`: its place, and what it is; None at the end.
+
+    Fill bytes before the marker do not count as data.
+    """
+    found = _MARKER.search(data, start)
+    return (len(data), None) if found is None else (found.start(), found[1][0])
 
 
 def _with_header(marker: int, payload: bytes) -> bytes:

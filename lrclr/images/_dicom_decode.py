@@ -11,6 +11,8 @@ import numpy as np
 from lrclr.errors import ImageError, MissingExtraError
 from lrclr.images._codestream import Codec
 from lrclr.images._dicom_frame import BIG_ENDIAN, ITEM, JPEG_EXTENDED
+from lrclr.images._jpeg import check_jpeg
+from lrclr.images._lossless_jpeg import check_lossless
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +56,8 @@ def decode_frame(dataset: Any, frame: Frame) -> NDArray[np.generic]:
     if plain and layout.samples == 1 and 1 < layout.bits_allocated == layout.bits_stored:
         # Nothing writes into the stored values, so a view is enough.
         options["view_only"] = True
+    if frame.codec is Codec.JPEG and plugin == "pillow":
+        check_jpeg(frame.codestream)
     array, properties = decoder.as_array(
         _image_pixel(dataset, frame),
         index=frame.index,
@@ -61,9 +65,18 @@ def decode_frame(dataset: Any, frame: Frame) -> NDArray[np.generic]:
         allow_excess_frames=False,
         **options,
     )
+    if frame.codec is Codec.LOSSLESS_JPEG:
+        check_lossless(frame.codestream, array, frame.bits)
     if layout.samples == 3 and properties["photometric_interpretation"] != "RGB":
         raise ImageError("the colours of the DICOM file cannot be converted to RGB", fix="Export it as RGB")
     return _take_bits(array, high_bit, layout.bits_stored) if by_hand else cast("NDArray[np.generic]", array)
+
+
+def can_decode_12_bit_jpeg() -> bool:
+    """Whether a decoder of lossy JPEG of more than 8 bits is installed."""
+    from pydicom.pixels import get_decoder
+
+    return "pylibjpeg" in get_decoder(JPEG_EXTENDED).available_plugins
 
 
 def _high_bit(frame: Frame) -> int:
@@ -124,7 +137,7 @@ def _choose_plugin(decoder: Any, frame: Frame) -> str:
     plugins, package = _DECODERS[frame.codec]
     if frame.syntax == JPEG_EXTENDED and frame.bits != 8:
         plugins = ("pylibjpeg",)
-        if "pylibjpeg" not in decoder.available_plugins:
+        if not can_decode_12_bit_jpeg():
             raise ImageError(
                 "the pixel data of the DICOM file are 12-bit lossy JPEG, which no installed package decodes",
                 fix="Export it in another transfer syntax, or install pylibjpeg-libjpeg (its licence is the GPL)",

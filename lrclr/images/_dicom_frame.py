@@ -36,6 +36,8 @@ _IMPLICIT, _EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "
 _NATIVE = frozenset({_IMPLICIT, _EXPLICIT, BIG_ENDIAN, "1.2.840.10008.1.2.1.99"})
 _STANDARD = "1.2.840.10008."
 _JPEG = "1.2.840.10008.1.2.4."
+# Encapsulated but uncompressed, and JPEG XL, which pydicom does not know yet.
+_NEWER = frozenset({"1.2.840.10008.1.2.1.98", *(f"{_JPEG}{number}" for number in (110, 111, 112))})
 JPEG_EXTENDED = f"{_JPEG}51"
 _UID = re.compile(r"[0-9.]{1,64}")
 _DAMAGED = "the pixel data of the DICOM file are damaged"
@@ -107,7 +109,9 @@ def _is_other_standard(syntax: str) -> bool:
 
     if syntax in _NATIVE or syntax in _COMPRESSED:
         return False
-    return syntax in AllTransferSyntaxes or bool(_UID.fullmatch(syntax) and not syntax.startswith(_STANDARD))
+    if syntax in AllTransferSyntaxes or syntax in _NEWER:
+        return True
+    return bool(_UID.fullmatch(syntax) and not syntax.startswith(_STANDARD))
 
 
 def _unsupported(syntax: str) -> ImageError:

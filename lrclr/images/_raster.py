@@ -20,6 +20,7 @@ from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import eight_bit, flatten_alpha, scale_levels
 from lrclr.images._container import picture_parts
 from lrclr.images._guard import attempt
+from lrclr.images._jpeg import load_jpeg
 from lrclr.images._memory import STRIP, inflated_bytes, raster_bytes
 from lrclr.images._png import inflated_png
 from lrclr.images._reduced import ReducedImage
@@ -44,7 +45,7 @@ _DAMAGED = "the image cannot be decoded: it is damaged, truncated, or of a kind 
 _REPAIR = "Export the image again, as an 8-bit or 16-bit PNG"
 _BAD_EXIF = "the EXIF data cannot be read and are ignored"
 _MAX_FRAMES_COUNTED = 1000
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _ORIENTATION = 258, 262, 284, 274
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 284, 274, 339
 # EXIF orientations in which the width in the file is the height of the upright picture.
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 # For each EXIF orientation, a function from the upright picture to a view whose rows are those of the file.
@@ -59,7 +60,7 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 # Inflating the whole file at once holds the pixels three times, so larger pictures are left to Pillow.
 _MAX_INFLATED = 256 * 2**20
-_WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
+_WHITE_IS_ZERO, _SEPARATE_PLANES, _SIGNED = 0, 2, 2
 
 
 def decode_raster(
@@ -78,7 +79,8 @@ def decode_raster(
         image = _opened(attempt(lambda: inflated_png(data), failure=_DAMAGED, fix=_REPAIR), opener, frame, limits)
     pixels = picture_from_pillow(image, limits, data)
     unread = () if attempt(lambda: _orientation(image), failure=_DAMAGED) else (_BAD_EXIF,)
-    return ReducedImage.whole(pixels, remarks + unread)
+    warnings = ("narrow_range",) if _is_deep(image) and _greatest(image, pixels) < 128 else ()
+    return ReducedImage.whole(pixels, remarks + unread, warnings)
 
 
 def _opened(
@@ -109,7 +111,7 @@ def picture_from_pillow(image: Image.Image, limits: ReadLimits, data: bytes = b"
     """
     _refuse_truncated()
     limits.check_pixels(image.height, image.width)
-    return attempt(lambda: _pixels(image, raster_bytes(image, data)), failure=_DAMAGED, fix=_REPAIR)
+    return attempt(lambda: _pixels(image, data), failure=_DAMAGED, fix=_REPAIR)
 
 
 def _refuse_truncated() -> None:
@@ -152,9 +154,13 @@ def _frame_count(image: ImageFile.ImageFile) -> str:
     return f"{count} or more"
 
 
-def _pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    budget.decoding.reserve(size)
-    _load(image)
+def _pixels(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    budget.decoding.reserve(raster_bytes(image, data))
+    _check_coverage(image)
+    if isinstance(image, JpegImageFile) and data:
+        load_jpeg(image, data)
+    else:
+        image.load()
     return _eight_bit(image)
 
 
@@ -164,11 +170,6 @@ def _orientation(image: Image.Image) -> int | None:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - Pillow raises nearly any exception on damaged EXIF data
         return None
-
-
-def _load(image: Image.Image) -> None:
-    _check_coverage(image)
-    image.load()
 
 
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
@@ -193,8 +194,8 @@ def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
 def _eight_bit_part(part: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
     """Return the pixels of a part of `image`, in the orientation of the file."""
     mode = part.mode
-    if mode in {"I", "F"} or mode.startswith("I;16"):
-        return _deep_grey(part, getattr(image, "tag_v2", {}))
+    if mode == "F" or _is_deep(part):
+        return _deep_grey(part, image)
     if mode in ("P", "PA") or (mode == "RGB" and part.has_transparency_data):
         part = part.convert("RGBA" if part.has_transparency_data else "RGB")
     elif mode in ("1", "L") and part.has_transparency_data:
@@ -211,32 +212,52 @@ def _eight_bit_part(part: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
 
 def _check_coverage(image: Image.Image) -> None:
     """Refuse a TIFF file whose strips or tiles do not cover the picture. Pillow would fill the rest with black."""
-    if isinstance(image, TiffImageFile) and image.tile:
+    if isinstance(image, TiffImageFile) and image.tile and image.tile[0].codec_name != "libtiff":
         boxes = [tile.extents for tile in image.tile if tile.extents]
-        layers = len(image.getbands()) if image.tag_v2.get(_PLANAR) == _SEPARATE_PLANES else 1
-        libtiff_fills = image.tile[0].codec_name == "libtiff"
+        is_planar = image.tag_v2.get(_PLANAR) == _SEPARATE_PLANES
+        layers = len(image.getbands()) if is_planar else 1
+        if layers > 1 and image.tag_v2.get(_BITS_PER_SAMPLE, (8,))[0] > 8:
+            # Pillow reads their bytes as pixels.
+            raise ImageError("uncompressed TIFF files with planes of 16 bits are not supported", fix=_REPAIR)
         covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
-        if not libtiff_fills and covered < image.width * image.height * layers:
+        if covered < image.width * image.height * layers:
             raise ImageError(_DAMAGED, why="its strips do not cover the picture", fix=_REPAIR)
 
 
-def _deep_grey(image: Image.Image, tags: Any) -> NDArray[np.uint8]:
-    """Scale grey of more than 8 bits to 0..255. `tags` are those of the TIFF file, if the image is from one."""
-    array = cast("NDArray[np.generic]", np.asarray(image))
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _greatest(image: Image.Image, pixels: NDArray[np.uint8]) -> int:
+    """Return the greatest value of the file, scaled to 0..255."""
+    return int(255 - pixels.min() if _tags(image).get(_PHOTOMETRIC) == _WHITE_IS_ZERO else pixels.max())
+
+
+def _tags(image: Image.Image) -> Any:
+    """Return the tags of an image from a TIFF file."""
+    return getattr(image, "tag_v2", {})
+
+
+def _deep_grey(part: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
+    """Scale grey of more than 8 bits in a part of `image` to 0..255."""
+    array = cast("NDArray[np.generic]", np.asarray(part))
+    tags = _tags(image)
     inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-    if image.mode == "F":
+    if part.mode == "F":
         pixels = eight_bit(array)
         return np.subtract(255, pixels) if inverted else pixels
-    if array.min() < 0 or array.max() > 65535:
+    # Pillow writes 16-bit grey as signed numbers of 32 bits.
+    is_signed = tags.get(_SAMPLE_FORMAT) == (_SIGNED,) and tags.get(_BITS_PER_SAMPLE) == (16,)
+    if is_signed or array.min() < 0 or array.max() > 65535:
         raise ImageError(
-            "the image holds whole numbers outside 0 to 65535",
+            "the image holds signed numbers of 16 bits, or whole numbers outside 0 to 65535",
             why="the values of black and white are not defined for signed and 32-bit grey",
             fix=_REPAIR,
         )
     levels = array.astype(np.uint16, copy=False)
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     white = 2**bits - 1 if 8 < bits < 16 else 65535
-    if key := image.info.get("transparency"):
+    if key := part.info.get("transparency"):
         levels = np.where(levels == key, np.uint16(0), levels)
     pixels = scale_levels(levels, white)
     # Pillow inverts "white is zero" for 1 and 8 bits, but not for more.

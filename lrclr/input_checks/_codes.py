@@ -15,6 +15,8 @@ SENTENCES: Final[Mapping[str, str]] = {
     "burned_in": "the file says that text is burnt into the pixels",
     "secondary_capture": "the file is a secondary capture, not the image of the device",
     "field_size": "an edge of the field is shorter than 150 mm or longer than 550 mm",
+    "pixel_aspect": "the pixels are not square, so the picture is stretched",
+    "narrow_range": "the values use less than half of the range from black to white that the file has",
     "tiny": "an edge has fewer than half as many pixels as the model's input",
     "extreme_shape": "one edge is much longer than the other",
     "flat": "the picture has almost no contrast",

@@ -12,6 +12,8 @@ from lrclr._addresses import Address, check_port, ip_address
 from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel, ResultRefusedError
 from lrclr.errors import LrclrError, MissingExtraError, NonFiniteError, ServerUnavailableError, UsageError
 from lrclr.images import ReadLimits, read_image
+from lrclr.images._dicom_decode import can_decode_12_bit_jpeg
+from lrclr.images._dicom_frame import JPEG_EXTENDED
 from lrclr.inference import FileResult, check_alpha, predict_files
 from lrclr.pacs._connections import Connections
 from lrclr.pacs._destination import checked_ae_title
@@ -182,9 +184,11 @@ class Listener:
         entity.require_calling_aet = list(self.options.accept)
         entity.maximum_associations = _ASSOCIATIONS
         entity.add_supported_context(_VERIFICATION)
+        # No installed decoder may read 12-bit lossy JPEG. A sender can convert what is not accepted.
+        syntaxes = [each for each in ALL_TRANSFER_SYNTAXES if each != JPEG_EXTENDED or can_decode_12_bit_jpeg()]
         # Some senders send nothing of a study of which one object would not be accepted.
         for context in AllStoragePresentationContexts:
-            entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+            entity.add_supported_context(context.abstract_syntax, syntaxes)
         handlers = [
             (evt.EVT_CONN_OPEN, self._connections.opened),
             (evt.EVT_C_STORE, self._receive),

@@ -204,9 +204,11 @@ def test_the_first_value_of_a_lut_has_the_signedness_of_the_pixels(make_dicom: M
     np.testing.assert_array_equal(read_image(data), [[0, 0, 100, 200, 255]])
 
 
-def test_a_lut_that_starts_below_zero_is_for_rescaled_values(make_dicom: MakeDicom) -> None:
+@pytest.mark.parametrize("first", [-2, 65534])
+def test_a_lut_that_starts_below_zero_is_for_rescaled_values(make_dicom: MakeDicom, first: int) -> None:
+    """In implicit VR, the first value is read as unsigned."""
     pixels = np.array([[0, 1, 2, 3]], dtype=np.uint16)
-    table = lut(-2, [0, 100, 200, 255], 8)
+    table = lut(first, [0, 100, 200, 255], 8)
     data = make_dicom(pixels, RescaleSlope=1, RescaleIntercept=-2, VOILUTSequence=[table])
     np.testing.assert_array_equal(read_image(data), [[0, 100, 200, 255]])
 

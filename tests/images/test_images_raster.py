@@ -117,6 +117,7 @@ def test_a_float_tiff_from_0_to_1_is_read() -> None:
         (np.array([[0, 300.0]], dtype="<f4"), 3, "outside 0 to 1"),
         (np.array([[0, np.nan]], dtype="<f4"), 3, "not a number"),
         (np.array([[-3, 5]], dtype="<i2"), 2, "signed and 32-bit"),
+        (np.array([[0, 5]], dtype="<i2"), 2, "signed and 32-bit"),
         (np.array([[0, 2**20]], dtype="<u4"), 1, "signed and 32-bit"),
     ],
 )
@@ -151,6 +152,14 @@ def test_a_tiff_with_missing_planes_is_refused() -> None:
     np.testing.assert_array_equal(read_image(whole), smooth(3))
     with pytest.raises(ImageError, match="do not cover"):
         read_image(tiff_file(planes.tobytes(), {**tags, 273: offsets[:2], 279: [2240] * 2}))
+
+
+def test_planes_of_16_bits_are_refused() -> None:
+    """Pillow reads their bytes as pixels."""
+    planes = smooth(3).transpose(2, 0, 1).astype("<u2") * 257
+    tags = {256: [56], 257: [40], 258: [16, 16, 16], 259: [1], 262: [2], 277: [3], 278: [40], 284: [2]}
+    with pytest.raises(ImageError, match="planes of 16 bits"):
+        read_image(tiff_file(planes.tobytes(), {**tags, 273: [8, 8 + 4480, 8 + 8960], 279: [4480] * 3}))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

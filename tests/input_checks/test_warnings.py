@@ -127,9 +127,9 @@ def _changed(path: Path, **changes: Any) -> Path:
     return path
 
 
-def _code(meaning: str) -> list[pydicom.Dataset]:
+def _code(meaning: str, value: str = "1") -> list[pydicom.Dataset]:
     item = pydicom.Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "1", "99TEST", meaning
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "99TEST", meaning
     return [item]
 
 
@@ -141,7 +141,13 @@ def _code(meaning: str) -> list[pydicom.Dataset]:
         ("other_modality", {"Modality": "XC"}),
         ("other_body_part", {"BodyPartExamined": "KNEE"}),
         ("other_body_part", {"BodyPartExamined": "", "AnatomicRegionSequence": _code("Pelvis")}),
+        ("other_body_part", {"BodyPartExamined": "THORACIC SPINE"}),
+        ("other_body_part", {"BodyPartExamined": "", "AnatomicRegionSequence": _code("Brustwirbel")}),
+        (None, {"BodyPartExamined": "TORAX", "ViewPosition": "A-P"}),
+        (None, {"BodyPartExamined": "UNKNOWN", "ViewPosition": "p.a."}),
+        (None, {"BodyPartExamined": "", "AnatomicRegionSequence": _code("Brustkorb", "51185008")}),
         ("other_view", {"ViewPosition": "LL"}),
+        ("other_view", {"ViewPosition": None, "PatientOrientation": ["P", "F"]}),
         ("other_view", {"ViewPosition": "AP LLD"}),
         ("other_view", {"ViewPosition": None, "ViewCodeSequence": _code("left lateral")}),
         ("for_processing", {"PresentationIntentType": "FOR PROCESSING"}),
@@ -150,6 +156,9 @@ def _code(meaning: str) -> list[pydicom.Dataset]:
         ("secondary_capture", {"ImageType": ["DERIVED", "SECONDARY"]}),
         ("secondary_capture", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}),
         ("field_size", {"PixelSpacing": [0.01, 0.01]}),
+        (None, {"PixelSpacing": [1, 1], "ImagerPixelSpacing": [0.4, 0.4]}),
+        ("pixel_aspect", {"PixelAspectRatio": [2, 1]}),
+        ("pixel_aspect", {"PixelSpacing": None, "ImagerPixelSpacing": [0.5, 0.3]}),
         (None, {"Modality": None, "BodyPartExamined": None, "ViewPosition": None, "ImageType": None}),
         (None, {"Modality": "", "BodyPartExamined": "", "ViewPosition": "", "ImageType": ""}),
         (None, {"BodyPartExamined": "PORT CHEST", "ViewPosition": "ap", "PixelSpacing": [0, 0]}),
@@ -202,3 +211,13 @@ def test_codes_are_described_and_refused() -> None:
     check_refused(["flat"], {"noise"})
     with pytest.raises(ImageError, match=r"refused: noise \(neighbouring"):
         check_refused(["flat", "noise"], {"noise"})
+
+
+def test_grey_of_few_levels_of_sixteen_bits_is_warned_of(tmp_path: Path) -> None:
+    """Such as 12-bit values that were written unchanged."""
+    with Image.open(FILES[0]) as image:
+        pixels = np.asarray(image.convert("L")).astype(np.uint16)
+    for factor, expected in ((257, ()), (64, ("narrow_range",))):
+        for name in ("a.png", "a.tif"):
+            Image.fromarray(pixels * factor).save(tmp_path / name)
+            assert warnings(tmp_path / name) == expected

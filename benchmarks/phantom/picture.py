@@ -127,11 +127,14 @@ def describe(split: Split, seed: int, index: int) -> tuple[Case, str]:
     return case, write_report(case, of_report)
 
 
-def make_picture(phantom: Phantom, split: Split, seed: int, index: int, size: int = 224) -> Picture:
-    """Draw, render and describe image ``index`` of a split."""
+def make_picture(
+    phantom: Phantom, split: Split, seed: int, index: int, size: int = 224, *, without: str | None = None
+) -> Picture:
+    """Draw, render and describe image ``index`` of a split; `without` names a finding that is left out of the body."""
     _, of_body, of_picture, _ = streams(seed, split, index)
     case, report = describe(split, seed, index)
-    body, regions = put_in(phantom, case, of_body)
+    inside = Case(tuple(item for item in case.items if item.name != without))
+    body, regions = put_in(phantom, inside, of_body)
     machine = _machine(of_picture, split)
     far = machine is EXTERNAL
     rows, columns = _frame(of_picture, size) if far else (size, size)

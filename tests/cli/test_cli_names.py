@@ -23,7 +23,7 @@ from tests import bundles
 if TYPE_CHECKING:
     Capture = pytest.CaptureFixture[str]
 
-NAMES = ("[bold]x[/bold].png", "[/red].png", ":warning:.png", "日本語 ñ.png", "-dash.png", "a\tb.png", "🫁.png")
+NAMES = ("[bold]x[/bold].png", "[/red].png", ":warning:.png", "日本語 ñ.png", "-dash.png", "a\tb.png", "a\rb\n.png", "\x1b[31m.png", "🫁.png")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_json_contains_every_name_unchanged(folder: Path, bundle: Path, capsys: 
 
 def test_csv_contains_every_name_unchanged(folder: Path, bundle: Path, capsys: Capture) -> None:
     assert main(["predict", str(folder), "-b", str(bundle), "--csv"]) == 0
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
     assert sorted(row["file"] for row in rows) == sorted(str(folder / name) for name in NAMES)
 
 
@@ -56,7 +56,8 @@ def test_tables_and_errors_show_brackets_and_colons_unchanged(
     files = [f"./{name}" for name in (*NAMES, "[dim]bad[/].png")]
     assert main(["predict", *files, "-b", str(bundle), "--findings", "f.toml"]) == 1
     captured = capsys.readouterr()
-    for name in ("[bold]x[/bold].png", "[/red].png", ":warning:.png", "日本語 ñ.png"):
+    # Control characters, which terminals obey, are escaped.
+    for name in ("[bold]x[/bold].png", "[/red].png", ":warning:.png", "日本語 ñ.png", r"\x1b[31m.png"):
         assert f"\n{name}\n" in f"\n{captured.out}"
     assert captured.out.count("[red]Edema[/red]") == len(NAMES)
     assert "error: [dim]bad[/].png: " in captured.err

@@ -150,7 +150,9 @@ def _trained(crops: NDArray[np.uint8], *, passes: int, seed: int) -> Callable[[N
 def _reduced(crops: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     rows = crops.shape[-1] // factor
     blocks = crops.reshape(*crops.shape[:-2], rows, factor, rows, factor)
-    return np.rint(blocks.mean((-3, -1), dtype=np.float32)).astype(np.uint8)
+    means: NDArray[np.float32] = blocks.mean((-3, -1), dtype=np.float32)
+    reduced: NDArray[np.uint8] = np.rint(means).astype(np.uint8)
+    return reduced
 
 
 def _batches(rng: np.random.Generator, count: int, batch: int) -> Iterator[NDArray[np.int64]]:

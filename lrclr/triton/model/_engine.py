@@ -112,7 +112,7 @@ class BlsEngine:
         outputs = {name: get(pb_utils.get_output_tensor_by_name(response, name)) for name in names}
         if graph == "image_encoder":
             with self._request.lock:
-                self._metrics.encoded(time.perf_counter() - began)
+                self._metrics.add("lrclr_encode_seconds_total", time.perf_counter() - began)
         return outputs
 
     def _fail(self, graph: str, error: Any) -> None:

@@ -61,7 +61,7 @@ class TritonPythonModel:
 
     def _execute(self, request: Any) -> Any:
         self._metrics.add("lrclr_requests_total")
-        self._engine.cancelled = request.is_cancelled
+        self._engine.request.cancelled = request.is_cancelled
         try:
             self._engine.stop_if_cancelled()
             return pb_utils.InferenceResponse(self._answerer.answer(Request.read(request)))
@@ -82,7 +82,7 @@ class TritonPythonModel:
             return refuse(f"unexpected {type(error).__name__}", "INTERNAL")
         finally:
             # Triton frees the memory of a request when its last reference is gone.
-            self._engine.cancelled = bool
+            self._engine.request.cancelled = bool
 
     def finalize(self) -> None:
         """End the decoding threads. Triton calls this after the last request for this version."""

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -23,7 +22,7 @@ from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, Scor
 from lrclr.archive._settings import UNFINISHED_FILE, Settings
 from lrclr.archive._source import Source, open_source
 from lrclr.engines import EngineOptions
-from lrclr.errors import LrclrError, MissingExtraError, UsageError
+from lrclr.errors import LrclrError, UsageError, require_packages
 from lrclr.inference import ModelSpec
 
 if TYPE_CHECKING:
@@ -222,9 +221,7 @@ def _require(options: ScoreOptions) -> None:
     extra, purpose = "score", "scoring an archive"
     if isinstance(options.runner, RayOptions):
         packages, extra, purpose = ("pyarrow", "ray", "pandas"), "ray", "scoring with Ray"
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, extra, purpose)
+    require_packages(extra, packages, purpose)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ import numpy as np
 from lrclr._processors import processors
 from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
-from lrclr.errors import FindingsError, LrclrError, MissingExtraError, UsageError
+from lrclr.errors import FindingsError, LrclrError, UsageError, require_packages
 from lrclr.images import ReadLimits, read_for_model, read_image
 from lrclr.inference import draw_heatmap, png_bytes
 from lrclr.preprocessing import preprocess
@@ -175,8 +174,7 @@ class Answerer:
 
     def _reports(self, request: Request, predictions: Sequence[Prediction], findings: FindingSet) -> list[bytes]:
         """DICOM structured reports."""
-        if importlib.util.find_spec("highdicom") is None:
-            raise MissingExtraError("highdicom", "dicom-results", "writing DICOM results")
+        require_packages("dicom-results", ("highdicom",), "writing DICOM results")
         # Imported here: pydicom takes a tenth of a second, and most servers make no reports.
         from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel, ResultRefusedError
 

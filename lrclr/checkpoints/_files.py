@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections import deque
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 
@@ -134,21 +135,17 @@ def read_shards(path: Path, files: Iterable[Path]) -> TensorFile:
     return TensorFile(path, any(part.script for part in parts), entries, modules, numbers)
 
 
-class _refusing:  # noqa: N801 - a context manager, used as a function
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
     """Turn whatever damaged bytes raise into a CheckpointError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is None or isinstance(error, CheckpointError | OSError) or not isinstance(error, Exception):
-            return
+    try:
+        yield
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:
         known = isinstance(error, ArchiveError | PickleError)
         raise CheckpointError(
-            f"{self.path} is not a file of weights",
+            f"{path} is not a file of weights",
             why=str(error) if known else "it is truncated, damaged or of another format",
             fix="Expected what torch.save(model.state_dict(), path) writes, a TorchScript archive or safetensors.",
         ) from error

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _HEAVY = ("Conv", "Gemm", "MatMul")
 _DELICATE = ("LayerNormalization", "Softmax", "ReduceSum", "ReduceL2", "Sqrt", "TopK")
 _REDUCED = ("float16", "float8", "int8")
-# Type of the products of a quantised precision, and of its other products.
 
 
 class _Float32LayerNorm(nn.LayerNorm):

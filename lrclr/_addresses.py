@@ -1,10 +1,12 @@
-"""Addresses of servers, and which connections may use a proxy."""
+"""Addresses of servers, tokens for them, and which connections may use a proxy."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from lrclr.errors import UsageError
@@ -12,6 +14,7 @@ from lrclr.errors import UsageError
 # A gRPC channel with this option ignores http_proxy, https_proxy and grpc_proxy.
 DIRECT = ("grpc.enable_http_proxy", 0)
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_TOKEN_BYTES = 16_384
 _EXAMPLE = "Give HOST:PORT of the server's gRPC, for example 127.0.0.1:8001 or [::1]:8001."
 
 
@@ -33,6 +36,36 @@ def check_port(port: int) -> None:
     """Raise UsageError for a port that cannot be listened on; 0 stands for any free one."""
     if not 0 <= port <= 65535:
         raise UsageError(f"{port} is not a port", fix="Give a number up to 65535, or 0 for any free port.")
+
+
+def token_of(file: Path | None, variable: str, *, with_scheme: bool = False) -> str | None:
+    """Read a token from a file, or from an environment variable; None if neither is given.
+
+    Args:
+        file: the file.
+        variable: name of the environment variable.
+        with_scheme: whether a scheme may stand before the token, as in ``Basic …``.
+
+    Raises:
+        UsageError: the file cannot be read, or the text is not one word of ASCII.
+    """
+    if file is None:
+        text, where = os.environ.get(variable, ""), f"the environment variable {variable}"
+    else:
+        where = str(file)
+        try:
+            with file.open("rb") as stream:
+                text = stream.read(_TOKEN_BYTES).decode("ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or "it is not ASCII text"
+            raise UsageError(f"the token file {file} cannot be read", why=why) from None
+        if not text.strip():
+            raise UsageError(f"the token file {file} is empty")
+    text = text.strip()
+    if text and not re.fullmatch(r"[\x21-\x7e]+( [\x21-\x7e]+)?" if with_scheme else r"[\x21-\x7e]+", text):
+        why = "a token is one word, or a scheme and a word" if with_scheme else "a token is one word"
+        raise UsageError(f"{where} holds no token", why=why)
+    return text or None
 
 
 @dataclass(frozen=True)

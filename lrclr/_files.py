@@ -246,11 +246,12 @@ def _finish(folder: Path) -> None:
         runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
         path.chmod(mode if runs else mode & 0o666)
         # Renaming first and writing back later could leave a whole-looking folder of empty files after a power cut.
-        _fsync(path)
-    _fsync(folder)
+        fsync(path)
+    fsync(folder)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Write a file or folder back to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -269,7 +270,7 @@ def _take_place(staging: Path, target: Path) -> None:
         staging.rename(target)
     # The new folder is in place. If its parent cannot be opened for the sync, that is not an error.
     with contextlib.suppress(OSError):
-        _fsync(target.parent)
+        fsync(target.parent)
 
 
 def _exchange(staging: Path, target: Path) -> None:

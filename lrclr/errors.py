@@ -26,6 +26,7 @@ An error says what happened, why, and what to do, in one line. It never holds pi
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Final, Self
@@ -142,6 +143,21 @@ def needing_torch(purpose: str) -> Iterator[None]:
         if package not in _OF_TORCH:
             raise
         raise MissingExtraError(package, "torch", purpose) from None
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def require_packages(extra: str, packages: tuple[str, ...], purpose: str) -> None:
+    """Raise MissingExtraError if a package is missing. `extra` installs all of them."""
+    for package in packages:
+        if not is_installed(package):
+            raise MissingExtraError(package, extra, purpose)
 
 
 class NotSupportedError(UsageError):

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -14,9 +13,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Final
 
 from lrclr._signals import stop_signals_raise
 from lrclr.archive._decode import Decoder
@@ -25,13 +22,11 @@ from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, Scor
 from lrclr.archive._settings import UNFINISHED_FILE, Settings
 from lrclr.archive._source import Source, open_source
 from lrclr.engines import EngineOptions
-from lrclr.errors import LrclrError, MissingExtraError, UsageError
-from lrclr.inference import ModelSpec, ZeroShotClassifier
+from lrclr.errors import LrclrError, UsageError, require_packages
+from lrclr.inference import ModelSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterator
 
     from lrclr.archive._collect import Collector
     from lrclr.archive._options import ScoreOptions
@@ -189,8 +184,10 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
     batch = options.images_at_once(name)
     if batch > spec.max_batch:
         raise UsageError(f"a batch of {batch} is too large", why=f"the bundle takes {spec.max_batch} images")
-    alpha = spec.alpha if options.alpha is None else options.alpha
-    _check_request(bundle, findings, alpha)
+    # Raise the errors that every worker would raise, before anything is written.
+    spec.asked(findings)
+    alpha = spec.checked_alpha(spec.alpha if options.alpha is None else options.alpha)
+    bundle.tokenizer.encode(findings.prompts)
     if options.embeddings:
         spec.require_embeddings()
     settings = Settings(
@@ -213,23 +210,6 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
     return settings, encoder, spec
 
 
-class _UnusedEngine:
-    """Stands in for the engine where no graph runs: the engine may need a GPU that this machine does not have."""
-
-    name = "none"
-
-    def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        raise NotImplementedError
-
-
-def _check_request(bundle: Bundle, findings: FindingSet, alpha: float) -> None:
-    """Raise the errors that every actor would raise, before anything is written."""
-    side = bundle.preprocess.image_size
-    unused = ZeroShotClassifier(ModelSpec.of_bundle(bundle), _UnusedEngine())
-    unused.predict_pixels(np.empty((0, 3, side, side), np.float32), (), findings, alpha)
-    bundle.tokenizer.encode(findings.prompts)
-
-
 def _sha256(findings: FindingSet) -> str:
     content = [[each.name, each.positive, each.negative] for each in findings.findings]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -241,9 +221,7 @@ def _require(options: ScoreOptions) -> None:
     extra, purpose = "score", "scoring an archive"
     if isinstance(options.runner, RayOptions):
         packages, extra, purpose = ("pyarrow", "ray", "pandas"), "ray", "scoring with Ray"
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, extra, purpose)
+    require_packages(extra, packages, purpose)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ import sys
 import zipfile
 from collections import deque
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final, Protocol
+from typing import IO, TYPE_CHECKING, Final
 
 import torch
 from safetensors import safe_open
@@ -27,20 +28,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    Reader = Callable[[Mapping[str, "Entry"]], dict[str, Tensor]]
+
 _MAX_PICKLE: Final = 64 << 20
 _MAX_DEPTH, _MAX_TENSORS, _LONGEST_NAME = 100, 200_000, 1000
 _LFS_POINTER: Final = b"version h"  # https://git-lfs.github.com/spec/v1
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # torch.serialization
 # Where an instance of torch.nn.Module keeps what its names leave out.
 _MODULE_TABLES: Final = frozenset(("_parameters", "_buffers", "_modules"))
-
-
-class Numbers(Protocol):
-    """Where the numbers of a file's tensors are."""
-
-    def tensors(self, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
-        """Read some of them."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ class TensorFile:
     script: bool
     entries: Mapping[str, Entry]
     modules: Mapping[str, object]
-    numbers: tuple[tuple[frozenset[str], Numbers, int], ...]
+    numbers: tuple[tuple[frozenset[str], Reader, int], ...]
 
     def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Read some tensors.
@@ -91,12 +86,12 @@ class TensorFile:
         if other:
             raise CheckpointError(f"{self.path} holds tensors that lrclr does not read", why=", ".join(other[:6]))
         result: dict[str, Tensor] = {}
-        for known, numbers, size in self.numbers:
+        for known, read, size in self.numbers:
             own = {name: entry for name, entry in wanted.items() if name in known}
             if sum(entry.nbytes for entry in own.values()) > size:
                 raise CheckpointError(f"{self.path} is not a file of weights", why="its tensors repeat its numbers")
             with _refusing(self.path):
-                result |= numbers.tensors(own)
+                result |= read(own)
         return result
 
 
@@ -140,37 +135,23 @@ def read_shards(path: Path, files: Iterable[Path]) -> TensorFile:
     return TensorFile(path, any(part.script for part in parts), entries, modules, numbers)
 
 
-class _refusing:  # noqa: N801 - a context manager, used as a function
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
     """Turn whatever damaged bytes raise into a CheckpointError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is None or isinstance(error, CheckpointError | OSError) or not isinstance(error, Exception):
-            return
+    try:
+        yield
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:
         known = isinstance(error, ArchiveError | PickleError)
         raise CheckpointError(
-            f"{self.path} is not a file of weights",
+            f"{path} is not a file of weights",
             why=str(error) if known else "it is truncated, damaged or of another format",
             fix="Expected what torch.save(model.state_dict(), path) writes, a TorchScript archive or safetensors.",
         ) from error
 
 
 # Archives of torch.save and TorchScript.
-
-
-@dataclass(frozen=True)
-class _ArchiveNumbers:
-    path: Path
-    regions: Mapping[str, zipfile.ZipInfo]
-
-    def tensors(self, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
-        with zipfile.ZipFile(self.path) as archive:
-            return _views(entries, lambda storage: _stored(archive, self.regions[f"data/{storage.key}"]))
 
 
 def _archive(path: Path, file: IO[bytes], size: int) -> TensorFile:
@@ -187,7 +168,12 @@ def _archive(path: Path, file: IO[bytes], size: int) -> TensorFile:
     for storage in storages.values():
         if regions[f"data/{storage.key}"].file_size < storage.count * storage.dtype.itemsize:
             raise PickleError("a storage is shorter than its tensor")
-    return _listed(path, root, _ArchiveNumbers(path, regions), size, script="constants.pkl" in regions)
+
+    def read(wanted: Mapping[str, Entry]) -> dict[str, Tensor]:
+        with zipfile.ZipFile(path) as archive:
+            return _views(wanted, lambda storage: _stored(archive, regions[f"data/{storage.key}"]))
+
+    return _listed(path, root, read, size, script="constants.pkl" in regions)
 
 
 def _stored(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -202,22 +188,6 @@ def _stored(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 
 # Files of torch.save from before PyTorch 1.6.
-
-
-@dataclass(frozen=True)
-class _LegacyNumbers:
-    path: Path
-    regions: Mapping[str, tuple[int, int]]
-
-    def tensors(self, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
-        with self.path.open("rb") as file:
-
-            def read(storage: Storage) -> bytes:
-                place, length = self.regions[storage.key]
-                file.seek(place)
-                return file.read(length)
-
-            return _views(entries, read)
 
 
 def _legacy(path: Path, file: IO[bytes], size: int) -> TensorFile:
@@ -241,19 +211,21 @@ def _legacy(path: Path, file: IO[bytes], size: int) -> TensorFile:
         place = sum(regions[key])
     if place > size:
         raise PickleError("it is truncated")
-    return _listed(path, root, _LegacyNumbers(path, regions), size, script=False)
+
+    def read(wanted: Mapping[str, Entry]) -> dict[str, Tensor]:
+        with path.open("rb") as opened:
+
+            def content(storage: Storage) -> bytes:
+                start, length = regions[storage.key]
+                opened.seek(start)
+                return opened.read(length)
+
+            return _views(wanted, content)
+
+    return _listed(path, root, read, size, script=False)
 
 
 # safetensors.
-
-
-@dataclass(frozen=True)
-class _SafeNumbers:
-    path: Path
-
-    def tensors(self, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
-        with safe_open(self.path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in entries}
 
 
 def _safetensors(path: Path, size: int) -> TensorFile:
@@ -262,13 +234,18 @@ def _safetensors(path: Path, size: int) -> TensorFile:
         names = list(file.keys())
     _check_names(names)
     entries = {name: Entry(path, "", name, 0) for name in names}
-    return TensorFile(path, False, entries, {}, ((frozenset(names), _SafeNumbers(path), size),))
+
+    def read(wanted: Mapping[str, Entry]) -> dict[str, Tensor]:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in wanted}
+
+    return TensorFile(path, False, entries, {}, ((frozenset(names), read, size),))
 
 
 # From a pickle's value to a table.
 
 
-def _listed(path: Path, root: object, numbers: Numbers, size: int, *, script: bool) -> TensorFile:
+def _listed(path: Path, root: object, read: Reader, size: int, *, script: bool) -> TensorFile:
     entries: dict[str, Entry] = {}
     modules: dict[str, object] = {}
     for container, name, value in _leaves(root):
@@ -282,7 +259,7 @@ def _listed(path: Path, root: object, numbers: Numbers, size: int, *, script: bo
             modules[path_of_value] = value
     if not entries:
         raise CheckpointError(f"{path} holds no state dict", why="there are no tensors in it")
-    return TensorFile(path, script, entries, modules, ((frozenset(entries), numbers, size),))
+    return TensorFile(path, script, entries, modules, ((frozenset(entries), read, size),))
 
 
 def _check_names(names: Iterable[str], count: int = 0) -> None:

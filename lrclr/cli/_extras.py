@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-from lrclr.errors import MissingExtraError
+from lrclr.errors import is_installed
+from lrclr.errors import require_packages as _require
 
 _TORCH = ("torch", "transformers", "safetensors")
 
@@ -19,7 +18,7 @@ def require_export() -> None:
     from lrclr.engines._onnxruntime_package import onnxruntime_library
 
     # No extra installs ONNX Runtime along with others: there are two packages of it, which exclude each other.
-    extra = "export" if _is_installed("onnxruntime") else "export,onnxruntime"
+    extra = "export" if is_installed("onnxruntime") else "export,onnxruntime"
     _require(extra, (*_TORCH, "onnx", "onnxscript", "tritonclient", "google.protobuf"), "exporting a checkpoint")
     onnxruntime_library()
 
@@ -72,17 +71,3 @@ def require_pacs() -> None:
 def require_web() -> None:
     """Raise MissingExtraError if packages of the web page and the REST API are missing."""
     _require("web", ("fastapi", "uvicorn", "python_multipart"), "the web page and the REST API")
-
-
-def _require(extra: str, packages: tuple[str, ...], purpose: str) -> None:
-    """Raise MissingExtraError if a package is missing. `extra` installs all of them."""
-    for package in packages:
-        if not _is_installed(package):
-            raise MissingExtraError(package, extra, purpose)
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
-        return False

@@ -7,16 +7,15 @@ import json
 import os
 import shutil
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import PIL
 
 from lrclr._files import replace_directory, sha256_of
+from lrclr._prefetch import batches_ahead
 from lrclr._processors import processors
 from lrclr.budget import reading
 from lrclr.datasets._rows import without_name
@@ -39,7 +38,7 @@ PIXELS: Final = "pixels.bin"
 CACHE_FILES: Final = frozenset({SUMMARY, INDEX, PIXELS})
 Entry: Final = np.dtype([("row", "<i8"), ("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("channels", "u1")])
 _FORMAT: Final = 1
-_CHUNK: Final = 16
+_IMAGES_PER_WORKER: Final = 16
 _SHOWN_EVERY: Final = 0.2
 
 
@@ -143,37 +142,20 @@ def _decoded(
     count = workers or processors()
     if count < 1:
         raise UsageError("decoding needs at least one worker")
-    waiting: deque[Future[list[_Decoded | LrclrError]]] = deque()
-    chunks = iter([rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)])
-    pool = ThreadPoolExecutor(count, thread_name_prefix="lrclr-cache")
-    try:
-        while True:
-            # Only as many as keep the threads busy: decoded images take memory.
-            waiting.extend(
-                pool.submit(_decode, chunk, spec, exact) for chunk in islice(chunks, 2 * count - len(waiting))
-            )
-            if not waiting:
-                return
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    decode = partial(_decode, spec=spec, exact=exact)
+    for batch in batches_ahead(rows, decode, batch_size=_IMAGES_PER_WORKER * count, workers=count):
+        for _, outcome in batch:
+            if isinstance(outcome, MissingExtraError):
+                # Every other image of its kind would fail too.
+                raise outcome
+            yield outcome
 
 
 @reading()
-def _decode(rows: Sequence[Row], spec: PreprocessSpec, exact: bool) -> list[_Decoded | LrclrError]:
-    results: list[_Decoded | LrclrError] = []
-    for row in rows:
-        try:
-            image = read_for_model(row.image, spec, exact=exact, frame=row.frame)
-            canvas = to_canvas(image, spec)
-        except MissingExtraError:
-            # Every other image of its kind would fail too.
-            raise
-        except LrclrError as error:
-            results.append(error)
-            continue
-        if canvas.ndim == 3 and (canvas == canvas[..., :1]).all():
-            # Grey saved as colour: a third of the space, with the same values for the model.
-            canvas = canvas[..., 0]
-        results.append(_Decoded(canvas, (image.height, image.width)))
-    return results
+def _decode(row: Row, spec: PreprocessSpec, exact: bool) -> _Decoded:
+    image = read_for_model(row.image, spec, exact=exact, frame=row.frame)
+    canvas = to_canvas(image, spec)
+    if canvas.ndim == 3 and (canvas == canvas[..., :1]).all():
+        # Grey saved as colour: a third of the space, with the same values for the model.
+        canvas = canvas[..., 0]
+    return _Decoded(canvas, (image.height, image.width))

@@ -31,7 +31,6 @@ def read_dataset(
     *,
     findings: Collection[str] = (),
     strict: bool = False,
-    need_report: bool = False,
     check_images: bool = True,
     check_splits: bool = True,
 ) -> ImageDataset:
@@ -59,7 +58,6 @@ def read_dataset(
         path: the dataset.
         findings: names of the model's findings.
         strict: refuse a dataset with a bad row, instead of leaving the row out.
-        need_report: whether a row without a report is a bad one.
         check_images: whether the image and mask files must exist.
         check_splits: whether to refuse a dataset with one patient in several splits. Rows whose files do not exist
             count, too.
@@ -79,7 +77,7 @@ def read_dataset(
     digest, has_nul = _digest(path)
     # Absolute, so that images are found after the working folder was changed.
     folder = Path(os.path.abspath(path.parent))  # noqa: PTH100 - resolve() would replace what a link points to
-    checks = _Checks(need_report=need_report, check_images=check_images, has_nul=has_nul)
+    checks = _Checks(check_images=check_images, has_nul=has_nul)
     rows: list[Row] = []
     problems: list[RowProblem] = []
     splits: defaultdict[str, set[str]] = defaultdict(set)
@@ -143,15 +141,13 @@ def raise_bad_rows(source: str, problems: Sequence[RowProblem], good: int, *, fi
 class _Checks:
     """Checks of a parsed row."""
 
-    def __init__(self, *, need_report: bool, check_images: bool, has_nul: bool) -> None:
-        self._need_report, self._check_images, self._has_nul = need_report, check_images, has_nul
+    def __init__(self, *, check_images: bool, has_nul: bool) -> None:
+        self._check_images, self._has_nul = check_images, has_nul
         self._lines: dict[tuple[str, int | None], int] = {}
 
     def problem(self, row: Row) -> str | None:
         if self._has_nul and _holds_nul(row):
             return "holds a NUL character"
-        if self._need_report and row.report is None:
-            return "report is empty"
         key = (os.path.normpath(row.image), row.frame)
         first = self._lines.setdefault(key, row.line)
         if first != row.line:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from lrclr.archive import Item
 from lrclr.archive._decode import Decoder
 from lrclr.archive._outcome import Failure, Task
 from lrclr.embedding._options import EmbedOptions, EmbedSummary
-from lrclr.errors import FindingsError, LrclrError, MissingExtraError, NonFiniteError, UsageError
+from lrclr.errors import FindingsError, LrclrError, NonFiniteError, UsageError, require_packages
 from lrclr.file_names import name_of
 from lrclr.inference._decoding import require_list
 from lrclr.preprocessing import from_canvas
@@ -182,8 +181,7 @@ def _write(
     options: EmbedOptions,
     on_row: Callable[[], None],
 ) -> EmbedSummary:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise MissingExtraError("pyarrow", "score", "writing embeddings")
+    require_packages("score", ("pyarrow",), "writing embeddings")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -29,15 +29,8 @@ def region_extension(library: Any) -> Any:
 
 
 def _converted(op: Any, node: Any) -> list[Any]:
-    tokens, *maps = (node.get_input(place) for place in range(node.get_input_size()))
-    mean = bool(node.get_attribute("mean"))
-    if node.has_attribute("prefix"):
-        start, *maps = maps
-        prefix = int(node.get_attribute("prefix"))
-    else:
-        # Version 1 of the node: the chain starts from CLS's row of the last map, which may have its other rows too.
-        *maps, last = maps
-        start, prefix = op.slice(last, [0], [1], [1], [2]), 1
+    tokens, start, *maps = (node.get_input(place) for place in range(node.get_input_size()))
+    mean, prefix = bool(node.get_attribute("mean")), int(node.get_attribute("prefix"))
     row = start
     if mean:
         row = _with_identity(op, start) if prefix else op.reduce_mean(start, [1], keep_dims=True)

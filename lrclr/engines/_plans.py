@@ -24,8 +24,7 @@ def plan_entry(bundle: Bundle, engine: str, library_version: str, gpu: Gpu | Non
 
     Raises:
         BundleError: the bundle has no plans, or only for another version or GPU. The error gives both, and the command
-        that
-            builds plans.
+            that builds plans.
         EngineError: this machine has no GPU.
     """
     rebuild = f"Build them here with: lrclr build {bundle.path} --engine {engine}"

@@ -80,30 +80,22 @@ def looks_like_dicom(data: bytes) -> bool:
     return vr in _VRS or (length % 2 == 0 and length <= len(data) - 8)
 
 
-def decode_dicom(data: bytes, frame: int | None, limits: ReadLimits) -> ReducedImage:
-    """Decode one frame of a DICOM file for display in full, as `[H, W]` or `[H, W, 3]`.
+def decode_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wanted | None) -> ReducedImage:
+    """Decode one frame of a DICOM file for display, as `[H, W]` or `[H, W, 3]`.
+
+    JPEG 2000 is decoded without its finest levels where that is safe and `wanted` needs fewer pixels. Everything else
+    is decoded in full.
 
     Raises:
-        ImageError: the file holds no image or is damaged, or `frame` is missing or does not exist.
+        ImageError: the file holds no image or is damaged, `frame` is missing or does not exist, or the picture is too
+            narrow for the preprocessing.
         ImageLimitError: the picture, or the inflated data set of a deflated file, is larger than `limits`.
         MissingExtraError: pydicom, or the decoder of the transfer syntax, is not installed.
     """
     attributes, found = _opened(data, frame, limits)
-    pixels = _decoded(attributes, found)
-    return ReducedImage.whole(pixels, attributes.remarks, _warnings(attributes, found.layout))
-
-
-def reduce_dicom(data: bytes, frame: int | None, limits: ReadLimits, wanted: Wanted) -> ReducedImage:
-    """Decode one frame as `decode_dicom` does, with no more pixels than `wanted` needs.
-
-    JPEG 2000 is decoded without its finest levels where that is safe. Everything else is decoded in full.
-
-    Raises:
-        ImageError, ImageLimitError, MissingExtraError: as `decode_dicom`; or the picture is too narrow for the
-            preprocessing.
-    """
-    attributes, found = _opened(data, frame, limits)
-    reduced = attempt(lambda: reduced_wavelet(attributes, found, wanted), failure=_UNDECODABLE, fix=_REPAIR)
+    reduced = None
+    if wanted is not None:
+        reduced = attempt(lambda: reduced_wavelet(attributes, found, wanted), failure=_UNDECODABLE, fix=_REPAIR)
     if reduced is None:
         reduced = ReducedImage.whole(_decoded(attributes, found))
     return replace(reduced, remarks=attributes.remarks, warnings=_warnings(attributes, found.layout))

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from lrclr.images._limits import ReadLimits
-from lrclr.images._read import read_reduced, read_whole
+from lrclr.images._read import read_whole
+from lrclr.images._reduced import Wanted
 from lrclr.input_checks import pixel_warnings
 
 if TYPE_CHECKING:
@@ -46,9 +47,6 @@ def read_for_model(
     Raises:
         ImageError, ImageLimitError, MissingExtraError, UsageError: as `read_image` and `read_reduced`.
     """
-    if exact:
-        read = read_whole(source, frame=frame, limits=limits)
-    else:
-        read = read_reduced(source, spec, frame=frame, limits=limits)
+    read = read_whole(source, frame=frame, limits=limits, wanted=None if exact else Wanted(spec))
     found = pixel_warnings(read.pixels, read.height, read.width, spec.image_size)
     return replace(read, warnings=(*read.warnings, *found))

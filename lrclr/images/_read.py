@@ -11,7 +11,7 @@ from PIL import Image
 from lrclr import budget
 from lrclr.errors import ImageError, UsageError
 from lrclr.images._arrays import picture_from_array
-from lrclr.images._dicom import decode_dicom, looks_like_dicom, reduce_dicom
+from lrclr.images._dicom import decode_dicom, looks_like_dicom
 from lrclr.images._limits import ReadLimits
 from lrclr.images._raster import SIGNATURES, decode_raster, picture_from_pillow
 from lrclr.images._reduced import ReducedImage, Wanted
@@ -73,8 +73,9 @@ def read_whole(
     *,
     frame: int | None = None,
     limits: ReadLimits = _DEFAULT_LIMITS,
+    wanted: Wanted | None = None,
 ) -> ReducedImage:
-    """Read one radiograph as `read_image` does, and return it with remarks on the file."""
+    """Read one radiograph as `read_image` does, or as `read_reduced` does if `wanted` is given; with remarks."""
     index = _checked_frame(frame)
     with budget.reading():
         if isinstance(source, np.ndarray):
@@ -85,7 +86,9 @@ def read_whole(
             return ReducedImage.whole(picture_from_pillow(source, limits))
         data = read_bytes(source, limits)
         opener = _opener_of(data)
-        return decode_dicom(data, index, limits) if opener is None else decode_raster(data, opener, index, limits)
+        if opener is None:
+            return decode_dicom(data, index, limits, wanted)
+        return decode_raster(data, opener, index, limits)
 
 
 def read_reduced(
@@ -113,15 +116,7 @@ def read_reduced(
     Raises:
         ImageError, ImageLimitError, MissingExtraError, UsageError: as `read_image` and `preprocess`.
     """
-    if isinstance(source, (np.ndarray, Image.Image)):
-        return read_whole(source, frame=frame, limits=limits)
-    index = _checked_frame(frame)
-    with budget.reading():
-        data = read_bytes(source, limits)
-        opener = _opener_of(data)
-        if opener is None:
-            return reduce_dicom(data, index, limits, Wanted(spec))
-        return decode_raster(data, opener, index, limits)
+    return read_whole(source, frame=frame, limits=limits, wanted=Wanted(spec))
 
 
 def _opener_of(data: bytes) -> Callable[[BytesIO], ImageFile.ImageFile] | None:

@@ -38,12 +38,10 @@ class ReducedImage:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def whole(
-        cls, pixels: NDArray[np.uint8], remarks: tuple[str, ...] = (), warnings: tuple[str, ...] = ()
-    ) -> ReducedImage:
+    def whole(cls, pixels: NDArray[np.uint8], remarks: tuple[str, ...] = ()) -> ReducedImage:
         """Wrap a picture of full size."""
         height, width = pixels.shape[:2]
-        return cls(pixels, height, width, remarks, warnings)
+        return cls(pixels, height, width, remarks)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,6 @@ class ModelSpec:
             checkpoint_sha256=manifest.checkpoint["sha256"],
             precision=manifest.precision,
             assumed=tuple(manifest.model.get("assumed") or ()),
-            # Bundles from before there were other text encoders do not say.
             causal=manifest.tokenizer["causal"],
             members=manifest.member_names,
             regions_from="" if manifest.ensemble is None else manifest.ensemble["regions_from"],

@@ -14,16 +14,9 @@ from lrclr.errors import MissingExtraError, UsageError
 # PS3.18, section 10.6.1.2. What is in neither is a key of instances.
 _STUDY: Final = frozenset(
     {
-        *(
-            "StudyDate",
-            "StudyTime",
-            "AccessionNumber",
-            "ModalitiesInStudy",
-            "ReferringPhysicianName",
-            "StudyDescription",
-        ),
-        *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID"),
-        *("IssuerOfPatientID", "InstanceAvailability"),
+        *("StudyDate", "StudyTime", "AccessionNumber", "ModalitiesInStudy", "ReferringPhysicianName"),
+        *("StudyDescription", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID"),
+        *("StudyID", "IssuerOfPatientID", "InstanceAvailability"),
     }
 )
 _SERIES: Final = frozenset(

@@ -23,6 +23,7 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+from lrclr._files import fsync
 from lrclr.errors import LrclrError, UsageError
 from lrclr.pacs._web import is_uid
 
@@ -158,9 +159,9 @@ class Spool:
             staging.mkdir()
             for kind, (result_uid, content) in results.items():
                 _write_durably(staging / f"{kind}-{result_uid}", content)
-            _flush(staging)
+            fsync(staging)
             staging.rename(target)
-            _flush(self._results)
+            fsync(self._results)
             self._grow(_size(target))
         self._drop(self._received / f"{uid}.dcm")
 
@@ -273,15 +274,7 @@ def _write_durably(target: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
-    _flush(target.parent)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(target.parent)
 
 
 def _size(folder: Path) -> int:

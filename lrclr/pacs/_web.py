@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import secrets
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from lrclr._addresses import Address
+from lrclr._addresses import Address, token_of
 from lrclr.errors import ImageError, ImageLimitError, MissingExtraError, ServerError, ServerUnavailableError, UsageError
 from lrclr.images import ReadLimits
 from lrclr.pacs._reachability import Reachability
@@ -30,7 +29,6 @@ _GONE: Final = frozenset({404, 410})
 _BUSY: Final = frozenset({408, 425, 429})
 # Attempts of a request after one that failed however often it was repeated.
 _IN_DOUBT: Final = 2
-_TOKEN_BYTES: Final = 16_384
 _DUPLICATE: Final = 0x0111
 
 
@@ -267,26 +265,8 @@ class DicomwebClient:
 
     def _authorization(self) -> str | None:
         """Value of the header Authorization."""
-        file = self.options.token_file
-        if file is None:
-            text = os.environ.get(TOKEN_VARIABLE, "")
-            where = f"the environment variable {TOKEN_VARIABLE}"
-        else:
-            where = str(file)
-            try:
-                with file.open("rb") as stream:
-                    text = stream.read(_TOKEN_BYTES).decode("ascii")
-            except (OSError, UnicodeDecodeError) as error:
-                why = (error.strerror if isinstance(error, OSError) else None) or "it is not ASCII text"
-                raise UsageError(f"the token file {file} cannot be read", why=why) from None
-        text = text.strip()
-        if not text:
-            if file is not None:
-                raise UsageError(f"the token file {file} is empty")
-            return None
-        if not re.fullmatch(r"[\x21-\x7e]+( [\x21-\x7e]+)?", text):
-            raise UsageError(f"{where} holds no token", why="a token is one word, or a scheme and a word")
-        return text if " " in text else f"Bearer {text}"
+        text = token_of(self.options.token_file, TOKEN_VARIABLE, with_scheme=True)
+        return text if text is None or " " in text else f"Bearer {text}"
 
 
 class _Authorization:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from lrclr import budget
-from lrclr._addresses import Address, check_port, ip_address
+from lrclr._addresses import Address, check_port, ip_address, token_of
 from lrclr._processors import processors
 from lrclr.errors import UsageError
 
 TOKEN_VARIABLE: Final = "LRCLR_WEB_TOKEN"  # noqa: S105 - a name
 _MIB: Final = 2**20
 _SHORTEST_TOKEN: Final = 16
-_LONGEST_TOKEN: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -97,19 +94,4 @@ def read_token(file: Path | None) -> str | None:
     Raises:
         UsageError: the file cannot be read, or the text is not one word of ASCII.
     """
-    if file is None:
-        text, where = os.environ.get(TOKEN_VARIABLE, ""), f"the environment variable {TOKEN_VARIABLE}"
-    else:
-        where = str(file)
-        try:
-            with file.open("rb") as stream:
-                text = stream.read(_LONGEST_TOKEN).decode("ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            why = (error.strerror if isinstance(error, OSError) else None) or "it is not ASCII text"
-            raise UsageError(f"the token file {file} cannot be read", why=why) from None
-        if not text.strip():
-            raise UsageError(f"the token file {file} is empty")
-    text = text.strip()
-    if text and not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise UsageError(f"{where} holds no token", why="a token is one word")
-    return text or None
+    return token_of(file, TOKEN_VARIABLE)

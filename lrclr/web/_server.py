@@ -17,7 +17,7 @@ from lrclr.web._options import WebOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType, TracebackType
+    from types import FrameType
     from typing import Self
 
     from lrclr.web._backend import Backend
@@ -76,9 +76,7 @@ class WebServer:
             self._thread.join(0.01)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join()

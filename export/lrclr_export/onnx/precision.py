@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _HEAVY = ("Conv", "Gemm", "MatMul")
 _DELICATE = ("LayerNormalization", "Softmax", "ReduceSum", "ReduceL2", "Sqrt", "TopK")
 _REDUCED = ("float16", "float8", "int8")
-# Type of the products of a quantised precision, and of its other products.
 
 
 class _Float32LayerNorm(nn.LayerNorm):
@@ -60,8 +59,7 @@ def half_precision(model: LrclrModel, parts: Mapping[str, Float32Parts] | None =
     for name, original in norms.items():
         island = _Float32LayerNorm(original.normalized_shape, eps=original.eps)
         island.load_state_dict(original.state_dict())
-        parent, _, child = name.rpartition(".")
-        setattr(half.get_submodule(parent), child, island)
+        half.set_submodule(name, island)
     for graph, kept in (parts or {}).items():
         if kept.residual_stream:
             _keep_in_float32(model.get_submodule(TOWERS[graph]), half.get_submodule(TOWERS[graph]), kept.layers)
@@ -84,8 +82,7 @@ def _keep_in_float32(original: nn.Module, half: Any, layers: Sequence[str]) -> N
         linear: Any = original.get_submodule(name)
         island = _Float32Linear(linear.in_features, linear.out_features, linear.bias is not None)
         island.load_state_dict(linear.state_dict())
-        parent, _, child = name.rpartition(".")
-        setattr(half.get_submodule(parent), child, island)
+        half.set_submodule(name, island)
 
 
 def _to_float32(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
@@ -112,8 +109,7 @@ def stored_in_float32(model: LrclrModel) -> LrclrModel:
         if isinstance(module, _Float32LayerNorm):
             module.gives_half = False
         if half and isinstance(module, QuickGELUActivation):
-            parent, _, child = name.rpartition(".")
-            setattr(stored.get_submodule(parent), child, _HalfQuickGelu())
+            stored.set_submodule(name, _HalfQuickGelu())
         for constant in ("scale", "scaling"):
             if half and isinstance(getattr(module, constant, None), float):
                 setattr(module, constant, _as_half(getattr(module, constant)))

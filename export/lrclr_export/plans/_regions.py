@@ -67,12 +67,7 @@ def from_queries_and_keys(model: ModelProto) -> RegionNode:
     graph = _Graph(model)
     node = _region_node(model)
     attributes = _attributes(node)
-    if "prefix" in attributes:
-        tokens, start, *maps = node.input
-    else:  # version 1 of the node
-        tokens, *maps, start = node.input
-        attributes["prefix"] = 1
-        node.attribute.append(helper.make_attribute("prefix", 1))
+    tokens, start, *maps = node.input
     found = [graph.attention(name) for name in maps]
     scales = {one.scale for one in found}
     if len(scales) != 1:

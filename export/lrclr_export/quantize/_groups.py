@@ -78,7 +78,6 @@ class Switchable:
         for group in self._groups:
             modules = self._quantised if group.name in quantised else self._float
             for name in (*group.layers, *([group.norm] if group.norm in modules else [])):
-                parent, _, child = name.rpartition(".")
-                setattr(self.model.get_submodule(parent), child, modules[name])
+                self.model.set_submodule(name, modules[name])
         switched: LrclrModel = self.model
         return switched

@@ -249,14 +249,14 @@ def number_of_layers(state: Mapping[str, Tensor], pattern: str) -> int:
     return 1 + max((int(match[1]) for name in state if (match := compiled.match(name))), default=-1)
 
 
-def heads_of(width: int, given: int | None, folder: Path, tower: str, *, head_width: int = 64) -> int:
-    """Attention heads: those that the caller gave, or of the usual width.
+def heads_of(width: int, given: int | None, folder: Path, tower: str) -> int:
+    """Attention heads: those that the caller gave, or heads of the usual width, 64.
 
     Raises:
         CheckpointError: the width is not a multiple.
     """
-    heads = given or width // head_width
-    if heads < 1 or width % heads or (given is None and width % head_width):
+    heads = given or width // 64
+    if heads < 1 or width % heads or (given is None and width % 64):
         raise CheckpointError(
             f"the number of attention heads of the {tower} tower in {folder} is not known",
             why=f"its width is {width}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.checkpoints._beside import OPEN_CLIP
-from lrclr.checkpoints.families._family import heads_of, renamed, split_in_three
+from lrclr.checkpoints.families._family import heads_of, number_of_layers, renamed, split_in_three
 from lrclr.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -55,11 +55,38 @@ class Trunk:
     usual_heads: int
     activation: str
 
-    def heads(self, width: int, given: int | None, folder: Path) -> int:
-        """Attention heads of a trunk of this width: the usual ones, if that is the width of its name."""
-        if given is None and width == self.width:
-            return self.usual_heads
-        return heads_of(width, given, folder, "image")
+    def config(
+        self,
+        vision: Mapping[str, Any],
+        state: Mapping[str, Tensor],
+        named: Mapping[str, Tensor],
+        heads: int | None,
+        folder: Path,
+    ) -> dict[str, Any]:
+        """Configuration of the image tower, without its type.
+
+        Args:
+            vision: open_clip's configuration of it. Its image size counts if the positions agree with it. If a side is
+                not a multiple of a patch, the pixels at the edge are not read.
+            state: all tensors of the network.
+            named: those of the image tower under lrclr's names.
+            heads: attention heads that the caller gave; else the usual ones, if the width is that of the trunk's name.
+            folder: folder of the checkpoint, for errors.
+        """
+        positions, width = state["visual.trunk.pos_embed"].shape[-2:]
+        patch = int(named["vision_model.embeddings.patch_embedding.weight"].shape[-1])
+        side = math.isqrt(positions - ("visual.trunk.cls_token" in state))
+        told = vision.get("image_size")
+        usual = heads is None and width == self.width
+        return {
+            "hidden_size": width,
+            "intermediate_size": named["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+            "num_hidden_layers": number_of_layers(named, r"vision_model\.encoder\.layers\.(\d+)"),
+            "num_attention_heads": self.usual_heads if usual else heads_of(width, heads, folder, "image"),
+            "image_size": told if isinstance(told, int) and told // patch == side else side * patch,
+            "patch_size": patch,
+            "hidden_act": self.activation,
+        }
 
 
 def trunk_of(vision: Mapping[str, Any], folder: Path) -> Trunk:
@@ -131,14 +158,3 @@ def _joined(query: Tensor, both: Tensor) -> Tensor:
     import torch
 
     return torch.cat([query, both])
-
-
-def image_size_of(vision: Mapping[str, Any], patches: Tensor, state: Mapping[str, Tensor]) -> int:
-    """The side of an image in pixels: what the configuration says, if the positions agree with it; else what they say.
-
-    If a side is not a multiple of a patch, the pixels at the edge are not read.
-    """
-    positions = state["visual.trunk.pos_embed"].shape[-2] - ("visual.trunk.cls_token" in state)
-    side, patch = math.isqrt(positions), int(patches.shape[-1])
-    told = vision.get("image_size")
-    return int(told) if isinstance(told, int) and told // patch == side else side * patch

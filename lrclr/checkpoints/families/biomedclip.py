@@ -18,12 +18,11 @@ from lrclr.checkpoints.families._family import (
     Parts,
     assembled,
     model_scoring,
-    number_of_layers,
     renamed,
     require_names,
     tensors_of,
 )
-from lrclr.checkpoints.families._timm import image_size_of, renamed_trunk, trunk_of
+from lrclr.checkpoints.families._timm import renamed_trunk, trunk_of
 from lrclr.errors import CheckpointError
 from lrclr.preprocessing import PreprocessSpec
 
@@ -79,21 +78,10 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
     require_names(named, (_FIRST, "vision_model.embeddings.patch_embedding.weight"), folder)
     heads = options.get("heads") or ()
     bert, assumed = bert_config(named, str(text["hf_model_name"]), heads[1] if len(heads) > 1 else None, folder)
-    width = state["visual.trunk.pos_embed"].shape[-1]
-    patches = named["vision_model.embeddings.patch_embedding.weight"]
-    size = image_size_of(vision, patches, state)
+    tower = trunk.config(vision, state, named, heads[0] if heads else None, folder)
     config = {
         "family": NAME,
-        "vision_config": {
-            "model_type": "lrclr_vit",
-            "hidden_size": width,
-            "intermediate_size": named[_FIRST].shape[0],
-            "num_hidden_layers": number_of_layers(named, r"vision_model\.encoder\.layers\.(\d+)"),
-            "num_attention_heads": trunk.heads(width, heads[0] if heads else None, folder),
-            "image_size": size,
-            "patch_size": patches.shape[-1],
-            "hidden_act": trunk.activation,
-        },
+        "vision_config": {"model_type": "lrclr_vit", **tower},
         "text_config": bert,
         "text_projection_kind": projection,
         "text_pooler": _POOLERS[pooler],
@@ -104,7 +92,7 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
     recipe = None if options.get("preprocess") else preprocess_beside(folder)
     context = min(int(text.get("context_length", 77)), bert["max_position_embeddings"])
     tokenizer = bert_tokenizer(folder, context, bert["pad_token_id"], cleaning_of(text, folder / OPEN_CLIP))
-    parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.clip(size))
+    parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.clip(tower["image_size"]))
     return assembled(layout, folder, files, parts, options)
 
 

@@ -30,7 +30,7 @@ from lrclr.checkpoints.families._family import (
     tensors_of,
     tower_tables,
 )
-from lrclr.checkpoints.families._timm import image_size_of, renamed_trunk, trunk_of
+from lrclr.checkpoints.families._timm import renamed_trunk, trunk_of
 from lrclr.errors import CheckpointError
 from lrclr.preprocessing import PreprocessSpec
 
@@ -111,24 +111,15 @@ def _read_open_clip(
     state = tensors_of(folder, files)
     require_names(state, ("visual.trunk.pos_embed", "text.positional_embedding", "logit_scale", "logit_bias"), folder)
     heads = options.get("heads") or ()
-    width = state["visual.trunk.pos_embed"].shape[-1]
     positions, text_width = state["text.positional_embedding"].shape
     named = _text_names(state) | renamed_trunk(state, pooled=True)
     first = "encoder.layers.0.mlp.fc1.weight"
     require_names(named, (f"vision_model.{first}", f"text_model.{first}"), folder)
+    tower = trunk.config(vision, state, named, heads[0] if heads else None, folder)
     tanh = "gelu_pytorch_tanh"
     config: dict[str, Any] = {
         "family": NAME,
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": width,
-            "intermediate_size": named[f"vision_model.{first}"].shape[0],
-            "num_hidden_layers": number_of_layers(named, r"vision_model\.encoder\.layers\.(\d+)"),
-            "num_attention_heads": trunk.heads(width, heads[0] if heads else None, folder),
-            "image_size": image_size_of(vision, named["vision_model.embeddings.patch_embedding.weight"], state),
-            "patch_size": named["vision_model.embeddings.patch_embedding.weight"].shape[-1],
-            "hidden_act": trunk.activation,
-        },
+        "vision_config": {"model_type": "siglip_vision_model", **tower},
         "text_config": {
             "model_type": "siglip_text_model",
             "hidden_size": text_width,
@@ -143,14 +134,13 @@ def _read_open_clip(
             "bos_token_id": None,
             "eos_token_id": None,
         },
-        "projection_dim": width,
+        "projection_dim": tower["hidden_size"],
         "logit_bias": True,
         **model_scoring(named, folder),
     }
-    size = config["vision_config"]["image_size"]
     recipe = None if options.get("preprocess") else preprocess_beside(folder)
     tokenizer = siglip_tokenizer(folder, positions, cleaning_of(text, folder / OPEN_CLIP))
-    parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.siglip(size))
+    parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.siglip(tower["image_size"]))
     return assembled(layout, folder, files, parts, options)
 
 

@@ -14,7 +14,6 @@ from lrclr.triton.client._options import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
-    from types import TracebackType
     from typing import Self
 
     import numpy as np
@@ -54,9 +53,7 @@ class AsyncClient(BaseClient):
         self._triton = InferenceServerClient(**self._connection)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         triton, self._triton = self._opened(), None
         await triton.close()
 

@@ -125,18 +125,20 @@ def _content(source: ImageSource) -> bytes:
         raise ImageError("the file cannot be read", why=getattr(error, "strerror", None) or str(error)) from error
 
 
-def inputs(  # noqa: PLR0913 - one parameter an input of the model
+def inputs(
     images: Sequence[bytes] | NDArray[np.float32],
     findings: FindingSet | None,
     alpha: float | None,
     frame: int | None = None,
-    *,
-    heatmap: bool = False,
-    exact: bool = False,
-    embedding: bool = False,
-    sr: bool = False,
+    **flags: bool,
 ) -> dict[str, NDArray[Any]]:
-    """The tensors of a request, by name; `images` are files, or preprocessed images ``[B, 3, S, S]``."""
+    """The tensors of a request, by name.
+
+    Args:
+        images: files, or preprocessed images ``[B, 3, S, S]``.
+        findings, alpha, frame: as for `Client.predict`.
+        flags: `heatmap`, `exact`, `embedding` and `sr`, as for `Client.ask`.
+    """
     tensors: dict[str, NDArray[Any]] = {}
     if isinstance(images, np.ndarray):
         tensors["pixel_values"] = np.ascontiguousarray(images, np.float32)
@@ -149,15 +151,7 @@ def inputs(  # noqa: PLR0913 - one parameter an input of the model
         tensors["alpha"] = np.array([alpha], np.float64)
     if frame is not None:
         tensors["frame"] = np.array([frame], np.int64)
-    if heatmap:
-        tensors["heatmap"] = np.array([True])
-    if exact:
-        tensors["exact"] = np.array([True])
-    if embedding:
-        tensors["embedding"] = np.array([True])
-    if sr:
-        tensors["sr"] = np.array([True])
-    return tensors
+    return tensors | {name: np.array([True]) for name, asked in flags.items() if asked}
 
 
 def as_infer_inputs(tensors: Mapping[str, NDArray[Any]]) -> list[Any]:

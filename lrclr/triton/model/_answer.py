@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ import numpy as np
 from lrclr._processors import processors
 from lrclr._version import __version__
 from lrclr.budget import HEATMAP_BYTES, decoding, reading
-from lrclr.errors import FindingsError, LrclrError, MissingExtraError, UsageError
+from lrclr.errors import FindingsError, LrclrError, UsageError, require_packages
 from lrclr.images import ReadLimits, read_for_model, read_image
 from lrclr.inference import draw_heatmap, png_bytes
 from lrclr.preprocessing import preprocess
@@ -112,7 +111,8 @@ class Answerer:
             warned = [replace(one, warnings=file.warnings) for one, file in zip(predictions, files, strict=True)]
             tensors.append(put_bytes("sr", self._reports(request, warned, findings)))
         self._count(len(predictions))
-        self._metrics.warnings(Counter(code for file in files for code in file.warnings))
+        for code, count in Counter(code for file in files for code in file.warnings).items():
+            self._metrics.add("lrclr_warnings_total", count, code=code)
         # With other prompts or another alpha, a probability has another distribution.
         if request.findings_toml is None and request.alpha is None:
             self._metrics.probabilities(findings.names, answers.probability)
@@ -158,7 +158,7 @@ class Answerer:
             return _File((read.height, read.width), read.remarks, read.warnings)
 
         done = self._each(decode, range(len(files)))
-        self._metrics.decoded(time.perf_counter() - began)
+        self._metrics.add("lrclr_decode_seconds_total", time.perf_counter() - began)
         return pixel_values, done
 
     def _drawn(self, request: Request, predictions: Sequence[Prediction]) -> list[bytes]:
@@ -174,8 +174,7 @@ class Answerer:
 
     def _reports(self, request: Request, predictions: Sequence[Prediction], findings: FindingSet) -> list[bytes]:
         """DICOM structured reports."""
-        if importlib.util.find_spec("highdicom") is None:
-            raise MissingExtraError("highdicom", "dicom-results", "writing DICOM results")
+        require_packages("dicom-results", ("highdicom",), "writing DICOM results")
         # Imported here: pydicom takes a tenth of a second, and most servers make no reports.
         from lrclr.dicom_results import DicomSource, ResultBuilder, ResultModel, ResultRefusedError
 
@@ -220,10 +219,11 @@ class Answerer:
         return done
 
     def _count(self, images: int) -> None:
-        self._metrics.images(images)
+        self._metrics.add("lrclr_images_total", images)
         cache = self._classifier.prompt_cache
         before, self._prompts = self._prompts, (cache.hits, cache.misses)
-        self._metrics.prompts(cache.hits - before[0], cache.misses - before[1])
+        self._metrics.add("lrclr_prompt_cache_hits_total", cache.hits - before[0])
+        self._metrics.add("lrclr_prompt_cache_misses_total", cache.misses - before[1])
 
     def _description(self) -> str:
         spec = self._classifier.spec

@@ -39,7 +39,7 @@ class _CurrentRequest:
     """The request that is being answered, for the engines of all members.
 
     Attributes:
-        cancelled: see `BlsEngine.cancelled`.
+        cancelled: returns whether the request was cancelled. No graph runs for a cancelled request.
         lock: to hold while Triton is called about the request or a counter. Triton 2.51 crashes if several threads of a
             process check at the same time whether a request was cancelled.
     """
@@ -58,6 +58,7 @@ class BlsEngine:
         metrics: counters to update with the time of the image encoder.
 
     Attributes:
+        request: the current request.
         members: an engine for each member of an ensemble, in order; of a single network this one alone.
         at_once: True: the server runs the graphs of all members at the same time. `pb_utils` waits for an answer
             without the interpreter's lock, as it does for `async_exec`, which calls it in threads, too.
@@ -67,7 +68,7 @@ class BlsEngine:
         self._names = names
         self._version = version
         self._metrics = metrics
-        self._request = _CurrentRequest()
+        self.request = _CurrentRequest()
         self.at_once = True
         self.members: tuple[BlsEngine, ...] = (self,)
         if names.members:
@@ -82,19 +83,10 @@ class BlsEngine:
     def name(self) -> str:
         return "triton"
 
-    @property
-    def cancelled(self) -> Callable[[], bool]:
-        """Returns whether the current request was cancelled. No graph runs for a cancelled request."""
-        return self._request.cancelled
-
-    @cancelled.setter
-    def cancelled(self, cancelled: Callable[[], bool]) -> None:
-        self._request.cancelled = cancelled
-
     def stop_if_cancelled(self) -> None:
         """Raise `RequestCancelledError` if the client has cancelled the request."""
-        with self._request.lock:
-            if self._request.cancelled():
+        with self.request.lock:
+            if self.request.cancelled():
                 raise RequestCancelledError("the request was cancelled")
 
     def run(self, graph: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -111,8 +103,8 @@ class BlsEngine:
             self._fail(graph, response.error())
         outputs = {name: get(pb_utils.get_output_tensor_by_name(response, name)) for name in names}
         if graph == "image_encoder":
-            with self._request.lock:
-                self._metrics.encoded(time.perf_counter() - began)
+            with self.request.lock:
+                self._metrics.add("lrclr_encode_seconds_total", time.perf_counter() - began)
         return outputs
 
     def _fail(self, graph: str, error: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -51,35 +51,14 @@ class Metrics:
         self._pending: defaultdict[tuple[str, str, str], float] = defaultdict(float)
         self._flushed = -math.inf
 
-    def requests(self) -> None:
-        """Count a request."""
-        self._add("lrclr_requests_total", 1)
-
-    def images(self, count: int) -> None:
-        """Count answered images."""
-        self._add("lrclr_images_total", count)
-
-    def failed(self, reason: str) -> None:
-        """Count a refused or failed request."""
-        self._add("lrclr_failures_total", 1, reason=reason)
-
-    def prompts(self, hits: int, misses: int) -> None:
-        """Count prompts found in the cache, and prompts that were encoded."""
-        self._add("lrclr_prompt_cache_hits_total", hits)
-        self._add("lrclr_prompt_cache_misses_total", misses)
-
-    def decoded(self, seconds: float) -> None:
-        """Add time for reading and preprocessing."""
-        self._add("lrclr_decode_seconds_total", seconds)
-
-    def encoded(self, seconds: float) -> None:
-        """Add time for the image encoder."""
-        self._add("lrclr_encode_seconds_total", seconds)
-
-    def warnings(self, counts: Mapping[str, int]) -> None:
-        """Count images by the codes of their warnings."""
-        for code, count in counts.items():
-            self._add("lrclr_warnings_total", count, code=code)
+    def add(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Add to the counter of a family."""
+        if amount == 0:
+            return
+        key = (name, *labels.values())
+        if key not in self._counters:
+            self._counters[key] = self._families[name].Metric(labels={"model": self._model, **labels})
+        self._counters[key].increment(amount)
 
     def probabilities(self, findings: Sequence[str], probability: NDArray[np.float32]) -> None:
         """Add the answers of B images to the histograms of F findings.
@@ -105,13 +84,5 @@ class Metrics:
             return
         self._flushed = now
         for (name, finding, bound), amount in self._pending.items():
-            self._add(name, amount, finding=finding, **({"le": bound} if bound else {}))
+            self.add(name, amount, finding=finding, **({"le": bound} if bound else {}))
         self._pending.clear()
-
-    def _add(self, name: str, amount: float, **labels: str) -> None:
-        if amount == 0:
-            return
-        key = (name, *labels.values())
-        if key not in self._counters:
-            self._counters[key] = self._families[name].Metric(labels={"model": self._model, **labels})
-        self._counters[key].increment(amount)

@@ -60,29 +60,29 @@ class TritonPythonModel:
         return [self._execute(request) for request in requests]
 
     def _execute(self, request: Any) -> Any:
-        self._metrics.requests()
-        self._engine.cancelled = request.is_cancelled
+        self._metrics.add("lrclr_requests_total")
+        self._engine.request.cancelled = request.is_cancelled
         try:
             self._engine.stop_if_cancelled()
             return pb_utils.InferenceResponse(self._answerer.answer(Request.read(request)))
         except RequestCancelledError as error:
-            self._metrics.failed("cancelled")
+            self._metrics.add("lrclr_failures_total", reason="cancelled")
             return refuse(str(error), "CANCELLED")
         except ServerBusyError as error:
-            self._metrics.failed("unavailable")
+            self._metrics.add("lrclr_failures_total", reason="unavailable")
             return refuse(f"ServerUnavailableError: {error}", "UNAVAILABLE")
         except LrclrError as error:
             kind = type(error).__name__
-            self._metrics.failed(kind)
+            self._metrics.add("lrclr_failures_total", reason=kind)
             # The class of the error precedes the text, so that a client can raise the same error.
             return refuse(f"{kind}: {error}", status_of(error))
         except Exception as error:  # noqa: BLE001 - the next request must be answered
-            self._metrics.failed("unexpected")
+            self._metrics.add("lrclr_failures_total", reason="unexpected")
             # Its text may contain patient data of the image.
             return refuse(f"unexpected {type(error).__name__}", "INTERNAL")
         finally:
             # Triton frees the memory of a request when its last reference is gone.
-            self._engine.cancelled = bool
+            self._engine.request.cancelled = bool
 
     def finalize(self) -> None:
         """End the decoding threads. Triton calls this after the last request for this version."""

@@ -45,7 +45,7 @@ class ServedModels:
         startup_timeout: float,
         on_log: Callable[[str, str], None],
     ) -> None:
-        self._process, self._repository, self._probe = process, repository, probe
+        self._process, self._repository, self.probe = process, repository, probe
         self._names = names
         self._startup_timeout = startup_timeout
         self._on_log = on_log
@@ -54,22 +54,14 @@ class ServedModels:
     def ask(self, *, timeout: float, version: int | None = None) -> None:
         """Send a radiograph; errors are those of `Probe.infer`."""
         try:
-            self._probe.infer(timeout=timeout, version=version)
+            self.probe.infer(timeout=timeout, version=version)
         finally:
             self._process.note_models()
-
-    def finished(self) -> dict[str, tuple[int, int]] | None:
-        """As `Probe.finished`, of the newest version."""
-        return self._probe.finished(self._repository.version)
 
     def dead(self) -> list[str]:
         """Models of the newest version that have a dead process."""
         self._process.note_models()
         return self._process.dead_models(self._repository.version)
-
-    def release_shared_memory(self) -> None:
-        """As `Probe.release_shared_memory`."""
-        self._probe.release_shared_memory()
 
     def await_answer(self) -> None:
         """Wait until the server has answered a radiograph.
@@ -109,7 +101,7 @@ class ServedModels:
             self._await_first_answer(version)
         except LrclrError:
             self._repository.drop(version)
-            self._probe.cancel()
+            self.probe.cancel()
             self._process.raise_if_ended()
             self._await_loaded((self._names.classifier,), before)
             raise
@@ -176,7 +168,7 @@ class ServedModels:
                     raise ServerError(f"the server could not load {model}", why=failure)
             # The server can be too busy to say.
             with contextlib.suppress(ServerUnavailableError):
-                waiting = [model for model in waiting if not self._probe.is_ready(model, version)]
+                waiting = [model for model in waiting if not self.probe.is_ready(model, version)]
             if waiting and time.monotonic() > deadline:
                 raise ServerError(
                     f"the server did not load {', '.join(waiting)} within {self._startup_timeout:g} s",
@@ -193,7 +185,7 @@ class ServedModels:
                 self.ask(timeout=1.0, version=version)
             except ServerUnavailableError:
                 self._process.raise_if_ended()
-                if (self._probe.finished(version) or {}).get(self._names.classifier, (0, 0))[0]:
+                if (self.probe.finished(version) or {}).get(self._names.classifier, (0, 0))[0]:
                     return
                 if self._process.dead_models(version) or time.monotonic() > deadline:
                     raise

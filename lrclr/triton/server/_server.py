@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Final, Self
 
 from lrclr.bundle import Bundle
@@ -79,9 +78,7 @@ class TritonServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -137,7 +134,7 @@ class TritonServer:
         process.raise_if_ended()
         models.retire()
         if self.options.shared_memory:
-            models.release_shared_memory()
+            models.probe.release_shared_memory()
         # The other processes of a model may answer well, but the next request may be for the dead one.
         dead = models.dead()
         reason = f"a process of the model {dead[0]} has died" if dead else self._wrong(timeout)
@@ -299,7 +296,7 @@ class TritonServer:
         try:
             models.ask(timeout=timeout)
         except ServerUnavailableError as error:
-            before, self._finished = self._finished, models.finished()
+            before, self._finished = self._finished, models.probe.finished(self._repository.version)
             busy = self._finished is not None and self._finished != before
             self._silent_checks = 0 if busy else self._silent_checks + 1
             state = "it is busy" if busy else "no other request finished since the last check"

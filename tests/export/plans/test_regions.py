@@ -83,22 +83,6 @@ def test_it_selects_what_the_maps_select(encoder: tuple[Path, int]) -> None:
         np.testing.assert_array_equal(found[name], wanted[name])
 
 
-def test_a_graph_with_version_1_of_the_node(encoder: tuple[Path, int]) -> None:
-    """Its start row came last, and it always had a CLS token."""
-    model, old = onnx.load(encoder[0]), onnx.load(encoder[0])
-    (region,) = [one for one in old.graph.node if one.domain == "lrclr"]
-    tokens, start, *maps = region.input
-    del region.input[:]
-    region.input.extend([tokens, *maps, start])
-    kept = [one for one in region.attribute if one.name != "prefix"]
-    del region.attribute[:]
-    region.attribute.extend(kept)
-    assert from_queries_and_keys(old) == from_queries_and_keys(model)
-    (was,), (now,) = ([one for one in each.graph.node if one.domain == "lrclr"] for each in (old, model))
-    assert list(was.input) == list(now.input)
-    assert {one.name for one in was.attribute} == {one.name for one in now.attribute}
-
-
 def test_a_definition_without_attributes_of_a_plugin(encoder: tuple[Path, int]) -> None:
     """Full TensorRT looks for a plugin if a node has these attributes."""
     model = onnx.load(encoder[0])

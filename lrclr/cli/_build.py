@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from lrclr.cli._console import console_progress, note, out
-from lrclr.cli._extras import require_build
+from lrclr.cli._extras import require
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     The bundle changes only if every plan is built and every gate passes. If a gate fails, the exit code is 3.
     """
-    require_build()
+    require("serve")
     from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
     from lrclr_export import BuildOptions, best_engine, build_bundle
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from lrclr.cli._console import RESEARCH_ONLY, note, out
-from lrclr.cli._extras import require_deploy
+from lrclr.cli._extras import require
 
 app = typer.Typer(help="Write a Helm chart that serves a bundle in a cluster.", add_completion=False)
 
@@ -87,7 +87,7 @@ def _command(platform: Literal["kubernetes", "kserve"]) -> Callable[..., None]:
         exit_timeout: _Exit = 30,
         ipv6: _Ipv6 = False,
     ) -> None:
-        require_deploy()
+        require("deploy")
         from lrclr.deploy import DeployOptions, write_kserve, write_kubernetes
 
         options = DeployOptions(

@@ -47,10 +47,10 @@ class DicomOutput:
     def __init__(self, folders: Mapping[Kind, Path], model: ResultModel) -> None:
         self._results = None
         if folders:
-            from lrclr.cli._extras import require_dicom_results
+            from lrclr.cli._extras import require
             from lrclr.dicom_results import ResultBuilder, ResultFolders
 
-            require_dicom_results()
+            require("dicom-results")
             self._results = ResultFolders(ResultBuilder(model), folders)
 
     def add(self, result: FileResult, frame: int | None) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from lrclr.cli._console import RESEARCH_ONLY, note, out, print_json
-from lrclr.cli._extras import require_drift
+from lrclr.cli._extras import require
 
 if TYPE_CHECKING:
     from lrclr.drift import DriftReport
@@ -44,7 +44,7 @@ def drift(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Exit code 3: there is drift, which is a difference that is significant and beyond its limit.
     """
-    require_drift()
+    require("drift")
     from lrclr._files import check_not_input, write_whole
     from lrclr.drift import DriftOptions, compare, read_collection
     from lrclr.drift import html as page

@@ -23,7 +23,7 @@ from lrclr.cli._console import (
     out,
     print_utf8,
 )
-from lrclr.cli._extras import require_evaluate, require_torch
+from lrclr.cli._extras import require
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     members = [model, *(ensemble or [])]
     _check_files(scores, against, members, keep=keep, preset=preset, findings=findings)
-    require_evaluate()
+    require("evaluate")
     from lrclr.auto import is_bundle
     from lrclr.cli._findings import load_findings
     from lrclr.datasets import read_dataset
@@ -180,7 +180,7 @@ def _reading(checkpoints: Sequence[Path], heads: str | None, activation: str | N
     reading = read_options(heads, activation, key)
     require_checkpoint(reading, any_checkpoint=bool(checkpoints))
     if checkpoints:
-        require_torch()
+        require("torch")
     return reading
 
 

@@ -23,7 +23,7 @@ from lrclr.cli._checkpoints import (
     read_options,
 )
 from lrclr.cli._console import RESEARCH_ONLY, console_progress, note, out
-from lrclr.cli._extras import require_export
+from lrclr.cli._extras import require
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     for checkpoint in checkpoints:
         check_folder(checkpoint, reading)
     check_outside(output, checkpoints)
-    require_export()
+    require("export")
     from lrclr_export import (
         BuildOptions,
         ExportOptions,

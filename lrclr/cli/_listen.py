@@ -78,14 +78,14 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     An accepted image is on the disk before the sender gets the success status. SIGTERM and Ctrl-C stop the receiver
     with exit code 0. When it is started again, it continues with the images in the spool.
     """
-    from lrclr.cli._extras import require_pacs
+    from lrclr.cli._extras import require
 
     folders = _dicom_results.chosen(sr, sc, gsps)
     # The receiver itself repeats what failed, and says so.
     pacs = _pacs.Pacs(folders, store, kinds, token_file, ca_file, allow_http, attempts=1, ae_title=ae_title)
     if not pacs.wants_results:
         raise UsageError("no destination for the results is given", fix="Give --store, --sr, --sc or --gsps.")
-    require_pacs()
+    require("pacs")
     from lrclr.auto import open_engine
     from lrclr.bundle import Bundle
     from lrclr.cli._findings import load_findings

@@ -102,9 +102,9 @@ class Pacs:
     def check(self) -> None:
         """Raise MissingExtraError or UsageError before a command begins its work."""
         if self.wants_results:
-            from lrclr.cli._extras import require_dicom_results
+            from lrclr.cli._extras import require
 
-            require_dicom_results()
+            require("dicom-results")
             self.destinations()
 
     def source(self, source: str, query: list[str]) -> str | Source:
@@ -121,10 +121,10 @@ class Pacs:
             if query:
                 raise UsageError("--query belongs to a DICOMweb URL", fix="Give https://HOST/dicom-web as the source.")
             return source
-        from lrclr.cli._extras import require_pacs
+        from lrclr.cli._extras import require
         from lrclr.pacs import DicomwebClient, Query, find_web_images
 
-        require_pacs()
+        require("pacs")
         return find_web_images(DicomwebClient(source, self.web), Query.parse(query))
 
     def destinations(self) -> dict[str, Destination]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from lrclr._files import check_outside
 from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
 from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, err, note, out
-from lrclr.cli._extras import require_train
+from lrclr.cli._extras import require
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     check_outside(output, [base])
     if overwrite:
         _check_kept(output, [base, dataset, validation, findings])
-    require_train()
+    require("train")
     from lrclr.checkpoints import load_checkpoint
     from lrclr.cli._findings import load_findings
     from lrclr.datasets import read_dataset

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from lrclr.cli._console import EXACT_HELP, SERVER_HELP, gauge, note, out, print_utf8
-from lrclr.cli._extras import require_tune
+from lrclr.cli._extras import require
 
 if TYPE_CHECKING:
     from lrclr.tune import TuneResult
@@ -61,7 +61,7 @@ def tune(  # noqa: PLR0913 - one parameter an option
     If no configuration reaches the limit, the bundle is unchanged and the exit code is 3. Ctrl-C leaves the bundle
     unchanged, too.
     """
-    require_tune()
+    require("tune")
     from lrclr.bench import BenchCallbacks
     from lrclr.reports import check_report_folder
     from lrclr.tune import TuneOptions, check_output, keep, result_json, save_reports

@@ -52,9 +52,9 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
     if model_name is not None and (server is None or bundle is not None):
         raise UsageError("--model-name needs --server, without a bundle", why="a bundle knows the names of its models")
     check_tls_root(tls_root, server)
-    from lrclr.cli._extras import require_web
+    from lrclr.cli._extras import require
 
-    require_web()
+    require("web")
     from lrclr.web import BundleBackend, WebOptions, WebServer, open_backend, read_token
 
     # Before the model is opened, which takes seconds.

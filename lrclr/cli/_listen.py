@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lrclr._signals import handlers
 from lrclr.cli import _dicom_results, _pacs
 from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, note, note_engine, out
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from lrclr.pacs import Listener
 
 _TICK = 0.25  # seconds until a signal is heeded
@@ -113,7 +112,9 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     destinations = list(pacs.destinations().values())
     classifier = ZeroShotClassifier(opened, open_engine(opened, EngineOptions(engine, provider, threads)))
     note_engine(classifier)
-    with _until_signal() as stopped, Listener(classifier, spool, destinations, options, on_event=note) as listener:
+    stopped = threading.Event()
+    signals = dict.fromkeys((signal.SIGTERM, signal.SIGINT), lambda *_: stopped.set())
+    with handlers(signals), Listener(classifier, spool, destinations, options, on_event=note) as listener:
         out().print(f"listening on {host}:{listener.port} as {ae_title}")
         note(RESEARCH_ONLY)
         _watch(listener, stopped)
@@ -123,20 +124,3 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
 def _watch(listener: Listener, stopped: threading.Event) -> None:
     while not stopped.wait(_TICK):
         listener.check()
-
-
-class _until_signal:  # noqa: N801 - used as a function
-    """An event that SIGTERM and Ctrl-C set; on leaving, the handlers are those that were there before."""
-
-    def __enter__(self) -> threading.Event:
-        stopped = threading.Event()
-
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            stopped.set()
-
-        self._before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGINT)}
-        return stopped
-
-    def __exit__(self, *_: object) -> None:
-        for one, handler in self._before.items():
-            signal.signal(one, handler)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from lrclr._signals import handlers
 from lrclr.errors import UsageError
 from lrclr.web._app import create_app
 from lrclr.web._options import WebOptions
@@ -119,12 +120,8 @@ class _Uvicorn(uvicorn.Server):
         def stop(_number: int, _frame: FrameType | None) -> None:
             self.should_exit = True
 
-        before: dict[Any, Any] = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with handlers({signal.SIGTERM: stop, signal.SIGINT: stop}):
             yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
 
 
 def _is_silent(connection: Any) -> bool:

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from lrclr.cli._console import console_progress, note, out
+from lrclr.cli._console import console_progress, new_table, note, out
 from lrclr.cli._extras import require
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rich.table import Table
 
     from lrclr.bundle import Manifest
 
@@ -129,9 +130,8 @@ def _note_tuning(manifest: Manifest) -> None:
 
 def _plans_table(entry: Mapping[str, Any]) -> Table:
     """Return a table of the builder's result for each graph and optimisation profile."""
-    table = Table(title="Plans, from the builder's log", title_justify="left")
-    for name in ("graph", "batch", "launches", "attention fused", "activations, MiB"):
-        table.add_column(name, justify="left" if name == "graph" else "right")
+    numbers = ("batch", "launches", "attention fused", "activations, MiB")
+    table = new_table("Plans, from the builder's log", ("graph",), numbers)
     for graph, described in entry["graphs"].items():
         attention = sum(described["precision_histogram"].get("SOFTMAX", {}).values())
         for number, built in enumerate(described["built"]["profiles"]):

@@ -24,7 +24,7 @@ from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lrclr.engines import Engine
     from lrclr.inference import ZeroShotClassifier
@@ -222,11 +222,21 @@ def _description() -> TextColumn:
     return TextColumn("{task.description}", markup=False)
 
 
+def new_table(title: str | None, words: Iterable[str], numbers: Iterable[str], last_words: Iterable[str] = ()) -> Table:
+    """Return a table without rows, from the headings of its columns. Numbers are aligned on the right."""
+    table = Table(title=title, title_justify="left")
+    for name in words:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    for name in last_words:
+        table.add_column(name)
+    return table
+
+
 def gate_table(results: Sequence[GateResult]) -> Table:
     """Return a table of gates with the measured values."""
-    table = Table(title="Gates, against PyTorch in float32", title_justify="left")
-    for name, justify in (("gate", "left"), ("of", "left"), ("measured", "right"), ("limit", "right"), ("", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table = new_table("Gates, against PyTorch in float32", ("gate", "of"), ("measured", "limit"), ("",))
     for result in results:
         sign = "≥" if result.limit == "min" else "≤"
         verdict = Text("passed", "green") if result.passed else Text("FAILED", "red bold")

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from lrclr.cli._console import RESEARCH_ONLY, note, out, print_json
+from lrclr.cli._console import RESEARCH_ONLY, new_table, note, out, print_json
 from lrclr.cli._extras import require
 
 if TYPE_CHECKING:
@@ -76,10 +75,8 @@ def _print(report: DriftReport) -> None:
     from lrclr.reports import fixed, spanned
 
     out().print(f"{report.reference} reference images, {report.current} current images")
-    table = Table()
-    table.add_column("finding or warning")
-    for heading in ("before", "now", "now higher, or difference", "distance", "PSI", "adjusted p", "drift"):
-        table.add_column(heading, justify="right")
+    numbers = ("before", "now", "now higher, or difference", "distance", "PSI", "adjusted p", "drift")
+    table = new_table(None, ("finding or warning",), numbers)
     for each in report.findings:
         medians = (f"{each.reference[2]:.3f}", f"{each.current[2]:.3f}")
         sizes = (f"{each.distance:.3f}", f"{each.stability:.3f}", _chance(each.adjusted))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
 from lrclr.cli._console import (
@@ -18,6 +17,7 @@ from lrclr.cli._console import (
     check_tls_root,
     complain,
     counter,
+    new_table,
     note,
     note_engine,
     out,
@@ -272,17 +272,8 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
     places = {each.name: each for each in evaluation.grounding}
     split = evaluation.data["split"]
     title = f"{evaluation.model['kind']}, alpha {evaluation.alpha:g}{f', split {split}' if split else ''}"
-    table = Table(title=title, title_justify="left")
-    for column in (
-        "finding",
-        "with",
-        "without",
-        "AUROC",
-        "average precision",
-        "F1",
-        *(("pointing",) if places else ()),
-    ):
-        table.add_column(column, justify="left" if column == "finding" else "right")
+    numbers = ["with", "without", "AUROC", "average precision", "F1", *(["pointing"] if places else [])]
+    table = new_table(title, ("finding",), numbers)
     for each in evaluation.findings:
         cells = [shown(each.auroc), shown(each.average_precision), shown(each.f1)]
         if each.undefined:
@@ -297,9 +288,8 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
     out().print(table)
     if comparison is None:
         return
-    table = Table(title="Against the other model, paired", title_justify="left")
-    for column in ("finding", "figure", "this", "other", "difference", "p, Holm", "shown"):
-        table.add_column(column, justify="left" if column in ("finding", "figure", "shown") else "right")
+    numbers = ["this", "other", "difference", "p, Holm"]
+    table = new_table("Against the other model, paired", ("finding", "figure"), numbers, ("shown",))
     for one in comparison.differences:
         figures = (shown(one.value), shown(one.against), shown(one.difference, 4), shown(one.p_family))
         table.add_row(one.name, one.figure, *figures, one.verdict)

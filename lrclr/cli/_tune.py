@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from lrclr.cli._console import EXACT_HELP, SERVER_HELP, gauge, note, out, print_utf8
+from lrclr.cli._console import EXACT_HELP, SERVER_HELP, gauge, new_table, note, out, print_utf8
 from lrclr.cli._extras import require
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lrclr.tune import TuneResult
 
 
@@ -100,9 +101,8 @@ def tune(  # noqa: PLR0913 - one parameter an option
 def _table(result: TuneResult) -> Table:
     from lrclr.tune._reports import HEADS, cells, load
 
-    table = Table(title=f"Within {result.p99_ms:g} ms, {load(result)}", title_justify="left")
-    for head in HEADS:
-        table.add_column(head.lower(), justify="right" if head in HEADS[2:7] else "left")
+    heads = [head.lower() for head in HEADS]
+    table = new_table(f"Within {result.p99_ms:g} ms, {load(result)}", heads[:2], heads[2:7], heads[7:])
     for place, row in enumerate(result.rows):
         table.add_row(*cells(row), style="bold" if place == result.chosen else "")
     return table

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from lrclr.cli import _bench_compare
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
-from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, TlsRoot, gauge, note, out, print_utf8
+from lrclr.cli._console import RESEARCH_ONLY, Exact, TlsRoot, gauge, note, out, print_utf8
 from lrclr.cli._extras import require
 from lrclr.contract import MODEL
 from lrclr.errors import GateError, UsageError
@@ -96,7 +96,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     files: Annotated[
         list[Path] | None, typer.Option("--file", help="An image, or a folder of images. May be repeated.")
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     seconds: Annotated[
         float | None, typer.Option("--seconds", help="Approximate seconds to measure.  [default: 120]")
     ] = None,

@@ -33,18 +33,32 @@ if TYPE_CHECKING:
 _FILE_WIDTH = 130
 _REASONS = 5
 _SURROGATE = re.compile("[\ud800-\udfff]")
-ENGINE_HELP = (
-    "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest on this machine.  "
-    "[default: the engine that the bundle was made for]"
-)
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest on this machine.  "
+        "[default: the engine that the bundle was made for]",
+    ),
+]
 TlsRoot = Annotated[
     Path | None,
     typer.Option("--tls-root", help="PEM certificates to verify the server with. Its gRPC port is encrypted then."),
 ]
-SERVER_HELP = "Path of the tritonserver program.  [default: from the PATH, else from make triton]"
-EXACT_HELP = (
-    "Decode every pixel. By default, large JPEG 2000 images are decoded at a lower resolution, which is faster."
-)
+ServerProgram = Annotated[
+    Path | None,
+    typer.Option("--server", help="Path of the tritonserver program.  [default: from the PATH, else from make triton]"),
+]
+Findings = Annotated[Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        help="Decode every pixel. By default, large JPEG 2000 images are decoded at a lower resolution, which is "
+        "faster.",
+    ),
+]
 REFUSE_HELP = (
     "Refuse images with one of these warnings, such as colour,inverted: they get an error instead of an answer."
 )

@@ -10,9 +10,10 @@ import typer
 
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
 from lrclr.cli._console import (
-    ENGINE_HELP,
-    EXACT_HELP,
     RESEARCH_ONLY,
+    EngineName,
+    Exact,
+    Threads,
     TlsRoot,
     check_tls_root,
     complain,
@@ -73,17 +74,15 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images per batch.")] = 8,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     server: Annotated[
         str | None,
         typer.Option("--server", help="HOST:PORT of a server with the bundle MODEL, which computes the scores."),
     ] = None,
     tls_root: TlsRoot = None,
-    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    engine: EngineName = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
-    ] = None,
+    threads: Threads = None,
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,

@@ -11,7 +11,7 @@ import typer
 
 from lrclr._signals import handlers
 from lrclr.cli import _dicom_results, _pacs
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, note, note_engine, out
+from lrclr.cli._console import RESEARCH_ONLY, EngineName, Exact, Findings, Threads, note, note_engine, out
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,11 +41,9 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     sc: _dicom_results.Sc = None,
     gsps: _dicom_results.Gsps = None,
     bundle: Annotated[Path, typer.Option("-b", "--bundle", help="Folder of the bundle.")] = Path("triton_repo"),
-    findings: Annotated[
-        Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
-    ] = None,
+    findings: Findings = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     refuse: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,11 +54,9 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
-    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    engine: EngineName = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
-    ] = None,
+    threads: Threads = None,
     spool_gib: Annotated[
         float,
         typer.Option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrclr._signals import handlers
-from lrclr.cli._console import RESEARCH_ONLY, SERVER_HELP, note
+from lrclr.cli._console import RESEARCH_ONLY, ServerProgram, note
 from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, UsageError
 
@@ -27,10 +27,7 @@ _LONGEST_CHECK = 86_400  # seconds
 
 def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("triton_repo"),
-    server: Annotated[
-        Path | None,
-        typer.Option("--server", help=SERVER_HELP),
-    ] = None,
+    server: ServerProgram = None,
     address: Annotated[str, typer.Option("--address", help="IPv4 or IPv6 address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option("--grpc-port", help="gRPC port; 0 for any free port.")] = 8001,
     http_port: Annotated[int, typer.Option("--http-port", help="HTTP port; 0 for any free port.")] = 8000,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrclr.cli._console import EXACT_HELP, SERVER_HELP, gauge, new_table, note, out, print_utf8
+from lrclr.cli._console import Exact, ServerProgram, gauge, new_table, note, out, print_utf8
 from lrclr.cli._extras import require
 
 if TYPE_CHECKING:
@@ -46,12 +46,9 @@ def tune(  # noqa: PLR0913 - one parameter an option
             "--file", help="An image to send, or a folder of images. May be repeated.  [default: sample radiographs]"
         ),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     minutes: Annotated[float, typer.Option("--minutes", help="Approximate minutes that it takes.")] = 8.0,
-    server: Annotated[
-        Path | None,
-        typer.Option("--server", help=SERVER_HELP),
-    ] = None,
+    server: ServerProgram = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Find the server configuration that answers the most requests within a latency limit.

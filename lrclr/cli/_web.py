@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, TlsRoot, check_tls_root, note, note_engine, out
+from lrclr.cli._console import RESEARCH_ONLY, EngineName, Threads, TlsRoot, check_tls_root, note, note_engine, out
 from lrclr.errors import UsageError
 
 
@@ -33,13 +33,11 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
         Path | None,
         typer.Option("--token-file", help="File with the token of requests; else LRCLR_WEB_TOKEN is used if set."),
     ] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    engine: EngineName = None,
     provider: Annotated[
         str | None, typer.Option("--provider", help="Where ONNX Runtime runs: cpu or cuda.  [default: cpu]")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
-    ] = None,
+    threads: Threads = None,
     tls_root: TlsRoot = None,
 ) -> None:
     """Serve a page to look at studies, and a REST API, until Ctrl-C.

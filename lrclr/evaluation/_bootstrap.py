@@ -108,10 +108,6 @@ class Ranking:
         self._starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else used
         self._tied = len(self._starts) < len(ordered)
 
-    def auroc(self, weights: Floats) -> Floats:
-        """AUROC ``[b]`` for weights ``[b, N]``."""
-        return self.both(weights)[:, 0]
-
     def average_precision(self, weights: Floats) -> Floats:
         """Average precision ``[b]`` for weights ``[b, N]``."""
         return self.both(weights)[:, 1]

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from lrclr.web._problems import HttpProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lrclr.web._options import WebOptions
 
 
@@ -44,11 +42,10 @@ class KeptImages:
 
     Args:
         options: limits.
-        now: clock, in seconds.
     """
 
-    def __init__(self, options: WebOptions, now: Callable[[], float] = time.monotonic) -> None:
-        self._options, self._now = options, now
+    def __init__(self, options: WebOptions) -> None:
+        self._options = options
         self._kept: OrderedDict[str, tuple[float, KeptImage]] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes = 0
@@ -60,7 +57,7 @@ class KeptImages:
         """Keep an image, and return its number. The least recently used images are forgotten if there is no room."""
         number = secrets.token_urlsafe(24)
         with self._lock:
-            self._kept[number] = self._now(), image
+            self._kept[number] = time.monotonic(), image
             self.bytes += image.nbytes
             while len(self._kept) > self._options.kept_images or self.bytes > self._options.kept_bytes:
                 self._drop(next(iter(self._kept)))
@@ -77,7 +74,7 @@ class KeptImages:
             if number not in self._kept:
                 raise HttpProblem(404, "this image is not kept, or not any more. Send the file again")
             image = self._kept[number][1]
-            self._kept[number] = self._now(), image
+            self._kept[number] = time.monotonic(), image
             self._kept.move_to_end(number)
             return image
 
@@ -92,7 +89,7 @@ class KeptImages:
         with self._lock:
             while self._kept:
                 number, (used, _) = next(iter(self._kept.items()))
-                if self._now() - used <= self._options.kept_seconds:
+                if time.monotonic() - used <= self._options.kept_seconds:
                     return
                 self._drop(number)
 

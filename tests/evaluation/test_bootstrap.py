@@ -101,7 +101,7 @@ def test_the_interval_of_an_auroc_has_the_expected_width() -> None:
     draw = np.random.default_rng(0)
     label = (np.arange(600) < 200).astype(np.int8)
     score = draw.normal(size=600) + label
-    (samples,) = resampled(Resamples(np.arange(600), 1000, 1), [Ranking(label, score).auroc])
+    samples, _ = resampled(Resamples(np.arange(600), 1000, 1), [Ranking(label, score).both])
     area = roc_auc_score(label, score)
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     expected = math.sqrt((area * (1 - area) + 199 * (q1 - area**2) + 399 * (q2 - area**2)) / (200 * 400))

@@ -14,6 +14,7 @@ from lrclr.evaluation._grounding import spelling_in
 from lrclr.evaluation._result import Example
 from lrclr.images import read_for_model, read_image
 from lrclr.inference import drawing as draw
+from lrclr.inference._heatmap import patches_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -137,23 +138,13 @@ def _picture(image: NDArray[np.uint8], prediction: Prediction, finding: str, row
 
 def _tint(picture: Image.Image, prediction: Prediction, finding: str) -> None:
     """Tint the regions as in heat maps: a patch that several heads select is drawn once, with the sum of weights."""
+    patches = patches_in(prediction, picture.size)
     if prediction.fusion_trained:
-        weights, colour = prediction.finding(finding).region_attention, draw.ATTENTION
+        answer, colour = prediction.finding(finding), draw.ATTENTION
+        total = {patch.box: patch.attention(answer) for patch in patches}
     else:
-        weights, colour = tuple(region.importance for region in prediction.regions), draw.IMPORTANCE
-    total: dict[draw.Box, float] = {}
-    across, down = picture.width / prediction.width, picture.height / prediction.height
-    for region, weight in zip(prediction.regions, weights, strict=True):
-        left, top, right, bottom = region.box
-        box = (
-            round(max(left, 0.0) * across),
-            round(max(top, 0.0) * down),
-            round(min(right, prediction.width) * across),
-            round(min(bottom, prediction.height) * down),
-        )
-        # Patches of padding only are not in the image.
-        if box[2] > box[0] and box[3] > box[1]:
-            total[box] = total.get(box, 0.0) + weight
+        colour = draw.IMPORTANCE
+        total = {patch.box: patch.importance for patch in patches}
     ranked = sorted(total.items(), key=lambda each: (-each[1], each[0]))
     strongest = max(total.values(), default=0.0)
     for box, weight in reversed(ranked):

@@ -101,7 +101,7 @@ def draw_heatmap(
     radiograph = draw.fitted(image, style)
     if (len(shown) + 2) * panel_width * (radiograph.height + 8 * style.small) > _MAX_PIXELS:
         raise UsageError(f"a heat map of {len(shown)} findings is too large", fix="Name fewer, or use narrower panels.")
-    patches = _patches(prediction, radiograph.size)
+    patches = patches_in(prediction, radiograph.size)
     top_attention = max((patch.attention(finding) for finding in shown for patch in patches), default=0.0)
     panels = [_regions_panel(radiograph, patches, prediction, style)]
     panels += [_finding_panel(radiograph, patches, finding, top_attention, style) for finding in shown]
@@ -193,8 +193,8 @@ def _by_probability(prediction: Prediction) -> list[FindingResult]:
     return sorted(prediction.findings, key=lambda finding: -finding.probability)
 
 
-def _patches(prediction: Prediction, size: tuple[int, int]) -> list[_Patch]:
-    """Those with a part in the image, in the order they were first picked."""
+def patches_in(prediction: Prediction, size: tuple[int, int]) -> list[_Patch]:
+    """The selected patches with a part in the image, in the order they were first picked."""
     places: dict[int, list[int]] = {}
     for place, region in enumerate(prediction.regions):
         places.setdefault(region.patch, []).append(place)

@@ -16,7 +16,7 @@ from lrclr.errors import LrclrError, UsageError
 if TYPE_CHECKING:
     from lrclr.archive import ScoreOptions, Source
     from lrclr.dicom_results import Kind
-    from lrclr.pacs import Destination, ScoredResults, ScoredSummary, WebOptions
+    from lrclr.pacs import Destination, DicomwebOptions, ScoredResults, ScoredSummary
 
 Store = Annotated[
     str | None,
@@ -52,7 +52,7 @@ class Pacs:
         folders: the folder for each kind of result.
         store: where results shall be sent.
         kinds_to_store: the kinds for `store`, separated by commas; None for reports and heat maps.
-        token_file, ca_file, allow_http, attempts: see `lrclr.pacs.WebOptions`.
+        token_file, ca_file, allow_http, attempts: see `lrclr.pacs.DicomwebOptions`.
         ae_title: our own title, for `store`.
     """
 
@@ -93,11 +93,11 @@ class Pacs:
         return found
 
     @property
-    def web(self) -> WebOptions:
+    def web(self) -> DicomwebOptions:
         """How DICOMweb servers are reached."""
-        from lrclr.pacs import WebOptions
+        from lrclr.pacs import DicomwebOptions
 
-        return WebOptions(self.token_file, self.ca_file, self.allow_http, self.attempts)
+        return DicomwebOptions(self.token_file, self.ca_file, self.allow_http, self.attempts)
 
     def check(self) -> None:
         """Raise MissingExtraError or UsageError before a command begins its work."""

@@ -51,7 +51,7 @@ class WebServer:
             ) from None
         host = f"[{options.host}]" if family == socket.AF_INET6 else options.host
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
-        # Paths hold numbers of images, so requests are not logged. A proxy's headers are not believed.
+        # Paths hold keys of images, so requests are not logged. A proxy's headers are not believed.
         config = uvicorn.Config(
             create_app(backend, options),
             log_level="error",

@@ -51,7 +51,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
             "--strip", help="Plans without weights, which are taken from the graphs. Triton cannot serve them."
         ),
     ] = False,
-    workspace: Annotated[int | None, typer.Option("--workspace", help="Most MiB of work memory for a layer.")] = None,
+    workspace: Annotated[int | None, typer.Option("--workspace", help="Largest work memory per layer, in MiB.")] = None,
     builder_level: Annotated[
         int | None,
         typer.Option("--builder-level", help="0 to 5: a higher level takes longer to build and runs faster."),

@@ -53,7 +53,7 @@ def _write(  # noqa: PLR0913, PLR0917 - one parameter an option
     instances: Annotated[
         int | None, typer.Option("--instances", help="Processes that decode images and answer requests, per server.")
     ] = None,
-    min_replicas: Annotated[int, typer.Option("--min-replicas", help="Least number of servers.")] = 2,
+    min_replicas: Annotated[int, typer.Option("--min-replicas", help="Smallest number of servers.")] = 2,
     max_replicas: Annotated[int, typer.Option("--max-replicas", help="Largest number of servers.")] = 8,
     waiting: Annotated[
         int | None,

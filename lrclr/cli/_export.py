@@ -74,7 +74,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
             "[default: on]",
         ),
     ] = None,
-    max_batch: Annotated[int, typer.Option("--max-batch", help="Most images per request to the server.")] = 32,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="Largest number of images per server request.")] = 32,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 23.")] = 20,
     engine: Annotated[
         str | None,

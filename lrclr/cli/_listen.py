@@ -17,7 +17,7 @@ from lrclr.errors import UsageError
 if TYPE_CHECKING:
     from lrclr.pacs import Listener
 
-_TICK = 0.25  # seconds until a signal is heeded
+_TICK = 0.25  # seconds until a signal is noticed
 _GIB = 1 << 30
 _LARGEST_SPOOL = 1 << 30  # GiB; no file system is larger
 

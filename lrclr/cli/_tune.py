@@ -20,7 +20,7 @@ def tune(  # noqa: PLR0913 - one parameter an option
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("triton_repo"),
     *,
     p99: Annotated[
-        float, typer.Option("--p99", help="Most milliseconds within which 99 % of the requests must be answered.")
+        float, typer.Option("--p99", help="Milliseconds within which 99 % of the requests must be answered.")
     ],
     callers: Annotated[
         int | None,

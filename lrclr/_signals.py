@@ -7,7 +7,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, Final
 
@@ -72,6 +72,17 @@ class _StopHandler:
         for one in installed:
             if self.ignores_signals and signal.getsignal(one) is self:
                 signal.signal(one, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def handlers(by_signal: Mapping[signal.Signals, Callable[[int, FrameType | None], object]]) -> Iterator[None]:
+    """Set handlers of signals in a block, and restore the previous ones after it."""
+    before = {one: signal.signal(one, handler) for one, handler in by_signal.items()}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def raise_again_if_stopped() -> None:

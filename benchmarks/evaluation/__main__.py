@@ -80,7 +80,7 @@ def row(kind: str, area: float, positives: int, draws: int, bootstrapped: int) -
         widths.append(width(found))
         if number < bootstrapped:
             ranking = Ranking(label, score)
-            (samples,) = resampled(Resamples(group, 1000, number), [ranking.auroc])
+            samples, _ = resampled(Resamples(group, 1000, number), [ranking.both])
             before = estimate(found.value, samples)
             old += before.contains(area)
             zero += width(before) == 0.0

@@ -268,10 +268,10 @@ def _machine_differences(before: Result, after: Result) -> Iterator[str]:
     old, new = (result.environment.get("machine", {}) for result in (before, after))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            yield f"{key.replace('_', ' ')} {_told(old.get(key))} and {_told(new.get(key))}"
+            yield f"{key.replace('_', ' ')} {_written(old.get(key))} and {_written(new.get(key))}"
     cards = [[gpu.get("name") for gpu in result.environment.get("gpus", [])] for result in (before, after)]
     if cards[0] != cards[1]:
-        yield f"GPUs {_told(cards[0])} and {_told(cards[1])}"
+        yield f"GPUs {_written(cards[0])} and {_written(cards[1])}"
 
 
 def _software_differences(before: Result, after: Result) -> Iterator[str]:
@@ -279,10 +279,10 @@ def _software_differences(before: Result, after: Result) -> Iterator[str]:
         old, new = (result.environment.get(group, {}) for result in (before, after))
         for key in sorted(old.keys() | new.keys()):
             if key != "load" and old.get(key) != new.get(key):
-                yield f"{key} {_told(old.get(key))} and {_told(new.get(key))}"
+                yield f"{key} {_written(old.get(key))} and {_written(new.get(key))}"
     for key in ("lrclr", "python", "system"):
         if before.environment.get(key) != after.environment.get(key):
-            yield f"{key} {_told(before.environment.get(key))} and {_told(after.environment.get(key))}"
+            yield f"{key} {_written(before.environment.get(key))} and {_written(after.environment.get(key))}"
     for name, result in (("first", before), ("second", after)):
         if not result.complete:
             yield f"the {name} was interrupted"
@@ -297,5 +297,5 @@ def _reason(quality: Quality) -> str:
     return quality.refused[0] if quality.refused else "a gate refused"
 
 
-def _told(value: Any) -> str:
+def _written(value: Any) -> str:
     return "unknown" if value is None else str(value)[:60]

@@ -186,32 +186,27 @@ def _fastest(multiply: Callable[[int], object], seconds: float) -> float:
         # Eight times the work of the size before: a product that is not optimised would take minutes.
         if best and 2 * side**3 / (best * 1e9) > seconds:
             break
-        multiply(side)
-        end = time.perf_counter() + seconds / len(_SIDES)
-        while True:
-            begin = time.perf_counter()
-            multiply(side)
-            now = time.perf_counter()
-            best = max(best, 2 * side**3 / (now - begin) / 1e9)
-            if now >= end:
-                break
+        best = max(best, _rate(partial(multiply, side), 2 * side**3, seconds / len(_SIDES)))
     return round(best, 1)
 
 
 def _bandwidth(seconds: float) -> float:
     source = np.ones(_COPIED, np.uint8)
-    target = np.empty_like(source)
+    return round(_rate(partial(np.copyto, np.empty_like(source), source), 2 * _COPIED, seconds), 2)
+
+
+def _rate(call: Callable[[], object], work: float, seconds: float) -> float:
+    """The highest rate of a call that does some work, in units of 10^9 a second. It is called once before."""
     best = 0.0
-    np.copyto(target, source)
+    call()
     end = time.perf_counter() + seconds
     while True:
         begin = time.perf_counter()
-        np.copyto(target, source)
+        call()
         now = time.perf_counter()
-        best = max(best, 2 * _COPIED / (now - begin) / 1e9)
+        best = max(best, work / (now - begin) / 1e9)
         if now >= end:
-            break
-    return round(best, 2)
+            return best
 
 
 def _main() -> None:

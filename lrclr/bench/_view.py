@@ -58,7 +58,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Work:
+class RooflinePoint:
     """A case in the roofline.
 
     Attributes:
@@ -96,8 +96,8 @@ def rows_of(result: Result) -> list[Row]:
     return [rows[place] for place in sorted(range(len(rows)), key=lambda place: order[asked[place]])]
 
 
-def share_of_peak(result: Result, measurement: Measurement) -> Work | None:
-    """Work of a closed-loop case, with the machine's peak in the type in which its engine computes."""
+def share_of_peak(result: Result, measurement: Measurement) -> RooflinePoint | None:
+    """Point of a closed-loop case, with the machine's peak in the type in which its engine computes."""
     case, target = measurement.case, result.target(measurement.case.target)
     if target.network is None or case.rate is not None:
         return None
@@ -106,7 +106,7 @@ def share_of_peak(result: Result, measurement: Measurement) -> Work | None:
     if cost is None or peak is None:
         return None
     calls = measurement.throughput.value / case.items
-    return Work(cost.flops * calls / 1e9, cost.intensity, peak)
+    return RooflinePoint(cost.flops * calls / 1e9, cost.intensity, peak)
 
 
 def quality_cells(quality: Quality) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none.
     """
-    existing(file.parent, file.name)
+    required_file(file.parent, file.name)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
@@ -42,7 +42,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def existing(folder: Path, name: str) -> Path:
+def required_file(folder: Path, name: str) -> Path:
     """A file of a folder.
 
     Raises:

@@ -24,7 +24,7 @@ _WRAPPERS: Final = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_c
 
 
 @dataclass(frozen=True)
-class Layout:
+class TensorNames:
     """How a library names a CLIP's tensors.
 
     Attributes:
@@ -39,7 +39,7 @@ class Layout:
     apart: tuple[str, ...]
 
 
-OPENAI: Final = Layout(
+OPENAI: Final = TensorNames(
     vision="visual.conv1.weight",
     text="token_embedding.weight",
     parts=frozenset(
@@ -47,7 +47,7 @@ OPENAI: Final = Layout(
     ),
     apart=("logit_scale", "text_projection"),
 )
-TRANSFORMERS: Final = Layout(
+TRANSFORMERS: Final = TensorNames(
     vision="vision_model.embeddings.patch_embedding.weight",
     text="text_model.embeddings.token_embedding.weight",
     parts=frozenset(("vision_model", "text_model", "visual_projection", "text_projection", "fusion_head")),
@@ -66,7 +66,7 @@ class Found:
         left_out: tensors of the same table that do not belong to it.
     """
 
-    layout: Layout
+    layout: TensorNames
     state: dict[str, Tensor]
     modules: dict[str, object]
     left_out: tuple[str, ...]
@@ -83,7 +83,7 @@ class _Place:
         whole: whether there is a text tower.
     """
 
-    layout: Layout
+    layout: TensorNames
     vision: str
     text: str
     first: str

@@ -12,8 +12,8 @@ from lrclr.checkpoints import _checkpoint as names
 from lrclr.checkpoints._beside import (
     chosen_tokenizer,
     config_from,
-    existing,
     read_json,
+    required_file,
     tokenizer_beside,
     transformers_recipe,
 )
@@ -44,7 +44,7 @@ def load_lrclr(folder: Path, raw: dict[str, Any], options: ReadOptions) -> Check
     if not isinstance(origin, str):
         raise CheckpointError(f"{folder / names.CONFIG} cannot be used", why=f"its {names.ORIGIN!r} is not a text")
     config = config_from(LrclrConfig, {key: value for key, value in raw.items() if key != names.ORIGIN}, folder)
-    weights = existing(folder, names.WEIGHTS)
+    weights = required_file(folder, names.WEIGHTS)
     file = read_file(weights)
     # Names of CLIP's tensors may have been changed by a trainer; those of the other families are read as they are.
     state = _found(file, config, folder, options).state if config.family == "clip" else file.tensors(set(file.entries))
@@ -52,8 +52,8 @@ def load_lrclr(folder: Path, raw: dict[str, Any], options: ReadOptions) -> Check
     return Checkpoint(
         eval_model(model),
         _tokenizer(folder, config, options),
-        _own_recipe(existing(folder, names.PREPROCESSING)),
-        FindingSet.load(existing(folder, names.FINDINGS)),
+        _own_recipe(required_file(folder, names.PREPROCESSING)),
+        FindingSet.load(required_file(folder, names.FINDINGS)),
         source="lrclr",
         sha256=sha256_of(weights),
         origin=origin,

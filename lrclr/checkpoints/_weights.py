@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from lrclr._files import sha256_of
-from lrclr.checkpoints._beside import existing, read_json
+from lrclr.checkpoints._beside import read_json, required_file
 from lrclr.errors import CheckpointError
 
 TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -24,7 +24,7 @@ def weight_files(folder: Path, candidates: tuple[str, ...]) -> list[Path]:
             return [folder / name]
         index = folder / index_of(name)
         if index.is_file():
-            return [existing(folder, shard) for shard in shards_of(index)]
+            return [required_file(folder, shard) for shard in shards_of(index)]
     raise CheckpointError(f"{folder} holds no weights", fix=f"Expected {' or '.join(candidates)}.")
 
 

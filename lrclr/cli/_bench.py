@@ -10,8 +10,8 @@ from typer.core import TyperGroup
 
 from lrclr.cli import _bench_compare
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
-from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, TlsRoot, gauge, note, out, print_utf8
-from lrclr.cli._extras import require_bench, require_export, require_torch
+from lrclr.cli._console import RESEARCH_ONLY, Exact, TlsRoot, gauge, note, out, print_utf8
+from lrclr.cli._extras import require
 from lrclr.contract import MODEL
 from lrclr.errors import GateError, UsageError
 
@@ -96,7 +96,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
     files: Annotated[
         list[Path] | None, typer.Option("--file", help="An image, or a folder of images. May be repeated.")
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     seconds: Annotated[
         float | None, typer.Option("--seconds", help="Approximate seconds to measure.  [default: 120]")
     ] = None,
@@ -116,7 +116,7 @@ def measure(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Ctrl-C keeps the complete rounds, and ends with exit code 130. Exit code 3: answers are wrong.
     """
-    require_bench()
+    require("bench")
     from dataclasses import replace
 
     from lrclr.bench import BenchCallbacks, BenchOptions, OpenOptions, bench, open_targets, reference_from, save_reports
@@ -171,9 +171,9 @@ def _require(targets: Sequence[str], reference: str | None, reading: ReadOptions
     is_reference = reference is not None and not is_bundle(reference)
     require_checkpoint(reading, any_checkpoint=is_checkpoint or is_reference)
     if is_reference:
-        require_export()
+        require("export")
     elif is_checkpoint:
-        require_torch()
+        require("torch")
 
 
 def _finish(result: Result, output: Path | None) -> None:

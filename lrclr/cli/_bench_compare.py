@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrclr.cli._console import note, out, print_json, print_utf8
-from lrclr.cli._extras import require_bench
+from lrclr.cli._extras import require
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def compare(
     """
     if markdown and as_json:
         raise UsageError("--markdown and --json cannot be used together")
-    require_bench()
+    require("bench")
     from lrclr.bench import compare_results, load_result
 
     limit = _percentage(threshold)

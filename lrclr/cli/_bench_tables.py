@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrclr.bench._view import OPERATOR_HEADS, QUALITY_HEADS, operator_rows, operator_summary, quality_cells, rows_of
+from lrclr.cli._console import new_table
 from lrclr.reports import significant, span, spanned
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ def tables(result: Result) -> Iterator[Table]:
     if opened:
         yield _load(opened, several=several)
     if result.searches:
-        table = _table("Highest rate", ("target", "what"), ("p99 at most", "calls a second"))
+        table = new_table("Highest rate", ("target", "what"), ("p99 at most", "calls a second"))
         for search in result.searches:
             table.add_row(
                 search.case.target, search.case.what, f"{search.p99_ms:g} ms", significant(search.case.rate or 0.0)
             )
         yield table
-    table = _table("Quality, of the engine that was timed", ("target", "against"), [*map(str.lower, QUALITY_HEADS[1:])])
+    table = new_table("Quality, of the engine that was timed", ("target", "against"), map(str.lower, QUALITY_HEADS[1:]))
     for target in result.targets:
         cells = quality_cells(target.quality)
         table.add_row(target.label, *cells[:-1], _verdict(cells[-1]))
@@ -50,7 +51,7 @@ def tables(result: Result) -> Iterator[Table]:
         for each in target.operators:
             if each.case.stage == "image_encoder":
                 title = f"Where the time goes: {operator_summary(each)}"
-                table = _table(title, ("operator", "type"), [*map(str.lower, OPERATOR_HEADS[2:])])
+                table = new_table(title, ("operator", "type"), map(str.lower, OPERATOR_HEADS[2:]))
                 for cells in operator_rows(each):
                     table.add_row(*cells)
                 yield table
@@ -80,7 +81,7 @@ def _speed(rows: list[Row], *, several: bool) -> Table:
     """The columns that fit a terminal; the reports have all."""
     words = ("what", "target") if several else ("what",)
     numbers = ["p50 ms", "p90", "p99", "max", "a second", *(["times faster"] if several else []), "of peak", ""]
-    table = _table("Speed", words, numbers)
+    table = new_table("Speed", words, numbers)
     for row in rows:
         each, times = row.measurement, row.measurement.quantiles_ms
         table.add_row(
@@ -98,7 +99,7 @@ def _speed(rows: list[Row], *, several: bool) -> Table:
 def _load(rows: list[Row], *, several: bool) -> Table:
     title = "Calls at random times; latency from when they were due"
     words = ("what", "target") if several else ("what",)
-    table = _table(title, words, ("due a second", "answered", "p50 ms", "p99", "max", ""))
+    table = new_table(title, words, ("due a second", "answered", "p50 ms", "p99", "max", ""))
     for row in rows:
         each, times = row.measurement, row.measurement.quantiles_ms
         table.add_row(
@@ -114,12 +115,3 @@ def _load(rows: list[Row], *, several: bool) -> Table:
 
 def _verdict(text: str) -> Text:
     return Text(text, _STYLES.get(text.partition(",")[0], ""))
-
-
-def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...] | list[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in words:
-        table.add_column(name)
-    for name in numbers:
-        table.add_column(name, justify="right")
-    return table

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from lrclr.cli._console import console_progress, note, out
-from lrclr.cli._extras import require_build
+from lrclr.cli._console import console_progress, new_table, note, out
+from lrclr.cli._extras import require
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rich.table import Table
 
     from lrclr.bundle import Manifest
 
@@ -50,7 +51,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
             "--strip", help="Plans without weights, which are taken from the graphs. Triton cannot serve them."
         ),
     ] = False,
-    workspace: Annotated[int | None, typer.Option("--workspace", help="Most MiB of work memory for a layer.")] = None,
+    workspace: Annotated[int | None, typer.Option("--workspace", help="Largest work memory per layer, in MiB.")] = None,
     builder_level: Annotated[
         int | None,
         typer.Option("--builder-level", help="0 to 5: a higher level takes longer to build and runs faster."),
@@ -68,7 +69,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     The bundle changes only if every plan is built and every gate passes. If a gate fails, the exit code is 3.
     """
-    require_build()
+    require("serve")
     from lrclr.engines import AUTO, CPU_ENGINES, ENGINES
     from lrclr_export import BuildOptions, best_engine, build_bundle
 
@@ -129,9 +130,8 @@ def _note_tuning(manifest: Manifest) -> None:
 
 def _plans_table(entry: Mapping[str, Any]) -> Table:
     """Return a table of the builder's result for each graph and optimisation profile."""
-    table = Table(title="Plans, from the builder's log", title_justify="left")
-    for name in ("graph", "batch", "launches", "attention fused", "activations, MiB"):
-        table.add_column(name, justify="left" if name == "graph" else "right")
+    numbers = ("batch", "launches", "attention fused", "activations, MiB")
+    table = new_table("Plans, from the builder's log", ("graph",), numbers)
     for graph, described in entry["graphs"].items():
         attention = sum(described["precision_histogram"].get("SOFTMAX", {}).values())
         for number, built in enumerate(described["built"]["profiles"]):

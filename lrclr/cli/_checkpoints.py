@@ -9,7 +9,7 @@ import typer
 
 from lrclr._files import check_outside
 from lrclr.cli._console import note
-from lrclr.cli._extras import require_torch
+from lrclr.cli._extras import require
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def init(
 
     It is for benchmarks and tests. Its predictions have no meaning.
     """
-    require_torch()
+    require("torch")
     from lrclr.checkpoints import init_checkpoint
 
     init_checkpoint(arch, seed=seed).save(folder, overwrite=overwrite)
@@ -190,7 +190,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
     stated = load_card(card)
     check_folder(source, options)
     check_outside(folder, [source])
-    require_torch()
+    require("torch")
     from lrclr.checkpoints import load_checkpoint
 
     original = load_checkpoint(source, **options)

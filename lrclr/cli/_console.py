@@ -24,7 +24,7 @@ from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lrclr.engines import Engine
     from lrclr.inference import ZeroShotClassifier
@@ -34,18 +34,32 @@ _FILE_WIDTH = 130
 _REASONS = 5
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-ENGINE_HELP = (
-    "onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest on this machine.  "
-    "[default: the engine that the bundle was made for]"
-)
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="onnxruntime, openvino, tensorrt, tensorrt-rtx, or auto for the fastest on this machine.  "
+        "[default: the engine that the bundle was made for]",
+    ),
+]
 TlsRoot = Annotated[
     Path | None,
     typer.Option("--tls-root", help="PEM certificates to verify the server with. Its gRPC port is encrypted then."),
 ]
-SERVER_HELP = "Path of the tritonserver program.  [default: from the PATH, else from make triton]"
-EXACT_HELP = (
-    "Decode every pixel. By default, large JPEG 2000 images are decoded at a lower resolution, which is faster."
-)
+ServerProgram = Annotated[
+    Path | None,
+    typer.Option("--server", help="Path of the tritonserver program.  [default: from the PATH, else from make triton]"),
+]
+Findings = Annotated[Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        help="Decode every pixel. By default, large JPEG 2000 images are decoded at a lower resolution, which is "
+        "faster.",
+    ),
+]
 REFUSE_HELP = (
     "Refuse images with one of these warnings, such as colour,inverted: they get an error instead of an answer."
 )
@@ -228,11 +242,21 @@ def _description() -> TextColumn:
     return TextColumn("{task.description}", markup=False)
 
 
+def new_table(title: str | None, words: Iterable[str], numbers: Iterable[str], last_words: Iterable[str] = ()) -> Table:
+    """Return a table without rows, from the headings of its columns. Numbers are aligned on the right."""
+    table = Table(title=title, title_justify="left")
+    for name in words:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    for name in last_words:
+        table.add_column(name)
+    return table
+
+
 def gate_table(results: Sequence[GateResult]) -> Table:
     """Return a table of gates with the measured values."""
-    table = Table(title="Gates, against PyTorch in float32", title_justify="left")
-    for name, justify in (("gate", "left"), ("of", "left"), ("measured", "right"), ("limit", "right"), ("", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table = new_table("Gates, against PyTorch in float32", ("gate", "of"), ("measured", "limit"), ("",))
     for result in results:
         sign = "≥" if result.limit == "min" else "≤"
         verdict = Text("passed", "green") if result.passed else Text("FAILED", "red bold")

@@ -11,9 +11,9 @@ from lrclr.cli._console import complain, note
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from lrclr.dicom_results import Kind, ResultModel, ResultRefusedError
+    from lrclr.dicom_results import Kind, ResultModel
     from lrclr.inference import FileResult
 
 Sr = Annotated[Path | None, typer.Option("--sr", help="Folder for DICOM structured reports, one for each DICOM image.")]
@@ -47,10 +47,10 @@ class DicomOutput:
     def __init__(self, folders: Mapping[Kind, Path], model: ResultModel) -> None:
         self._results = None
         if folders:
-            from lrclr.cli._extras import require_dicom_results
+            from lrclr.cli._extras import require
             from lrclr.dicom_results import ResultBuilder, ResultFolders
 
-            require_dicom_results()
+            require("dicom-results")
             self._results = ResultFolders(ResultBuilder(model), folders)
 
     def add(self, result: FileResult, frame: int | None) -> None:
@@ -65,20 +65,13 @@ class DicomOutput:
             tell_folders(self._results.folders)
 
     def check(self, images: int) -> None:
-        """Raise if results of any image are missing."""
-        if self._results is not None:
-            raise_refused(self._results.refused, images)
+        """Raise if results are missing: the call was wrong if none of their images is a DICOM file."""
+        if self._results is not None and (refused := self._results.refused):
+            kind = UsageError if all(isinstance(error, UsageError) for error in refused) else LrclrError
+            raise kind(f"{len(refused)} DICOM results of {images} images are missing", why="see above")
 
 
 def tell_folders(folders: Mapping[Kind, Path]) -> None:
     """Print where results are."""
     for kind, folder in folders.items():
         note(f"{_IN_WORDS[kind]} are in {folder}")
-
-
-def raise_refused(refused: Sequence[ResultRefusedError], images: int) -> None:
-    """Raise if results are missing: the call was wrong if none of their images is a DICOM file."""
-    if not refused:
-        return
-    kind = UsageError if all(isinstance(error, UsageError) for error in refused) else LrclrError
-    raise kind(f"{len(refused)} DICOM results of {images} images are missing", why="see above")

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from lrclr.cli._console import RESEARCH_ONLY, note, out, print_json
-from lrclr.cli._extras import require_drift
+from lrclr.cli._console import RESEARCH_ONLY, new_table, note, out, print_json
+from lrclr.cli._extras import require
 
 if TYPE_CHECKING:
     from lrclr.drift import DriftReport
@@ -44,7 +43,7 @@ def drift(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Exit code 3: there is drift, which is a difference that is significant and beyond its limit.
     """
-    require_drift()
+    require("drift")
     from lrclr._files import check_not_input, write_whole
     from lrclr.drift import DriftOptions, compare, read_collection
     from lrclr.drift import html as page
@@ -76,10 +75,8 @@ def _print(report: DriftReport) -> None:
     from lrclr.reports import fixed, spanned
 
     out().print(f"{report.reference} reference images, {report.current} current images")
-    table = Table()
-    table.add_column("finding or warning")
-    for heading in ("before", "now", "now higher, or difference", "distance", "PSI", "adjusted p", "drift"):
-        table.add_column(heading, justify="right")
+    numbers = ("before", "now", "now higher, or difference", "distance", "PSI", "adjusted p", "drift")
+    table = new_table(None, ("finding or warning",), numbers)
     for each in report.findings:
         medians = (f"{each.reference[2]:.3f}", f"{each.current[2]:.3f}")
         sizes = (f"{each.distance:.3f}", f"{each.stability:.3f}", _chance(each.adjusted))

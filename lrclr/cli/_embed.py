@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, counter, note, note_engine, note_failures, out
+from lrclr.cli._console import RESEARCH_ONLY, EngineName, Exact, Threads, counter, note, note_engine, note_failures, out
 from lrclr.errors import LrclrError, UsageError
 
 
@@ -30,13 +30,11 @@ def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
     frame: Annotated[
         int | None, typer.Option("--frame", help="Frame to read of files with several frames, from 0.")
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images or texts per batch.")] = 8,
-    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    engine: EngineName = None,
     provider: Annotated[str, typer.Option("--provider", help="Where ONNX Runtime runs: cpu or cuda.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Write the embeddings of images or of texts to a Parquet file.
 

@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from lrclr.cli._checkpoints import Activation, Heads, Key, note_assumed, read_options, require_checkpoint
 from lrclr.cli._console import (
-    ENGINE_HELP,
-    EXACT_HELP,
     RESEARCH_ONLY,
+    EngineName,
+    Exact,
+    Threads,
     TlsRoot,
     check_tls_root,
     complain,
     counter,
+    new_table,
     note,
     note_engine,
     out,
     print_utf8,
 )
-from lrclr.cli._extras import require_evaluate, require_torch
+from lrclr.cli._extras import require
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -73,17 +74,15 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images per batch.")] = 8,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     server: Annotated[
         str | None,
         typer.Option("--server", help="HOST:PORT of a server with the bundle MODEL, which computes the scores."),
     ] = None,
     tls_root: TlsRoot = None,
-    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    engine: EngineName = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
-    ] = None,
+    threads: Threads = None,
     heads: Heads = None,
     activation: Activation = None,
     key: Key = None,
@@ -107,7 +106,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     members = [model, *(ensemble or [])]
     _check_files(scores, against, members, keep=keep, preset=preset, findings=findings)
-    require_evaluate()
+    require("evaluate")
     from lrclr.auto import is_bundle
     from lrclr.cli._findings import load_findings
     from lrclr.datasets import read_dataset
@@ -180,7 +179,7 @@ def _reading(checkpoints: Sequence[Path], heads: str | None, activation: str | N
     reading = read_options(heads, activation, key)
     require_checkpoint(reading, any_checkpoint=bool(checkpoints))
     if checkpoints:
-        require_torch()
+        require("torch")
     return reading
 
 
@@ -272,17 +271,8 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
     places = {each.name: each for each in evaluation.grounding}
     split = evaluation.data["split"]
     title = f"{evaluation.model['kind']}, alpha {evaluation.alpha:g}{f', split {split}' if split else ''}"
-    table = Table(title=title, title_justify="left")
-    for column in (
-        "finding",
-        "with",
-        "without",
-        "AUROC",
-        "average precision",
-        "F1",
-        *(("pointing",) if places else ()),
-    ):
-        table.add_column(column, justify="left" if column == "finding" else "right")
+    numbers = ["with", "without", "AUROC", "average precision", "F1", *(["pointing"] if places else [])]
+    table = new_table(title, ("finding",), numbers)
     for each in evaluation.findings:
         cells = [shown(each.auroc), shown(each.average_precision), shown(each.f1)]
         if each.undefined:
@@ -297,9 +287,8 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
     out().print(table)
     if comparison is None:
         return
-    table = Table(title="Against the other model, paired", title_justify="left")
-    for column in ("finding", "figure", "this", "other", "difference", "p, Holm", "shown"):
-        table.add_column(column, justify="left" if column in ("finding", "figure", "shown") else "right")
+    numbers = ["this", "other", "difference", "p, Holm"]
+    table = new_table("Against the other model, paired", ("finding", "figure"), numbers, ("shown",))
     for one in comparison.differences:
         figures = (shown(one.value), shown(one.against), shown(one.difference, 4), shown(one.p_family))
         table.add_row(one.name, one.figure, *figures, one.verdict)

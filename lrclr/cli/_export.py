@@ -23,7 +23,7 @@ from lrclr.cli._checkpoints import (
     read_options,
 )
 from lrclr.cli._console import RESEARCH_ONLY, console_progress, note, out
-from lrclr.cli._extras import require_export
+from lrclr.cli._extras import require
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
             "[default: on]",
         ),
     ] = None,
-    max_batch: Annotated[int, typer.Option("--max-batch", help="Most images per request to the server.")] = 32,
+    max_batch: Annotated[int, typer.Option("--max-batch", help="Largest number of images per server request.")] = 32,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set, 18 to 23.")] = 20,
     engine: Annotated[
         str | None,
@@ -156,7 +156,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     for checkpoint in checkpoints:
         check_folder(checkpoint, reading)
     check_outside(output, checkpoints)
-    require_export()
+    require("export")
     from lrclr_export import (
         BuildOptions,
         ExportOptions,

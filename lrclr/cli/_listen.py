@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lrclr._signals import handlers
 from lrclr.cli import _dicom_results, _pacs
-from lrclr.cli._console import ENGINE_HELP, EXACT_HELP, RESEARCH_ONLY, note, note_engine, out
+from lrclr.cli._console import RESEARCH_ONLY, EngineName, Exact, Findings, Threads, note, note_engine, out
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from lrclr.pacs import Listener
 
-_TICK = 0.25  # seconds until a signal is heeded
+_TICK = 0.25  # seconds until a signal is noticed
 _GIB = 1 << 30
 _LARGEST_SPOOL = 1 << 30  # GiB; no file system is larger
 
@@ -42,11 +41,9 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     sc: _dicom_results.Sc = None,
     gsps: _dicom_results.Gsps = None,
     bundle: Annotated[Path, typer.Option("-b", "--bundle", help="Folder of the bundle.")] = Path("triton_repo"),
-    findings: Annotated[
-        Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
-    ] = None,
+    findings: Findings = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     refuse: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,11 +54,9 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images encoded at once.")] = 8,
-    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    engine: EngineName = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
-    ] = None,
+    threads: Threads = None,
     spool_gib: Annotated[
         float,
         typer.Option(
@@ -78,14 +73,14 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     An accepted image is on the disk before the sender gets the success status. SIGTERM and Ctrl-C stop the receiver
     with exit code 0. When it is started again, it continues with the images in the spool.
     """
-    from lrclr.cli._extras import require_pacs
+    from lrclr.cli._extras import require
 
     folders = _dicom_results.chosen(sr, sc, gsps)
     # The receiver itself repeats what failed, and says so.
     pacs = _pacs.Pacs(folders, store, kinds, token_file, ca_file, allow_http, attempts=1, ae_title=ae_title)
     if not pacs.wants_results:
         raise UsageError("no destination for the results is given", fix="Give --store, --sr, --sc or --gsps.")
-    require_pacs()
+    require("pacs")
     from lrclr.auto import open_engine
     from lrclr.bundle import Bundle
     from lrclr.cli._findings import load_findings
@@ -113,7 +108,9 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
     destinations = list(pacs.destinations().values())
     classifier = ZeroShotClassifier(opened, open_engine(opened, EngineOptions(engine, provider, threads)))
     note_engine(classifier)
-    with _until_signal() as stopped, Listener(classifier, spool, destinations, options, on_event=note) as listener:
+    stopped = threading.Event()
+    signals = dict.fromkeys((signal.SIGTERM, signal.SIGINT), lambda *_: stopped.set())
+    with handlers(signals), Listener(classifier, spool, destinations, options, on_event=note) as listener:
         out().print(f"listening on {host}:{listener.port} as {ae_title}")
         note(RESEARCH_ONLY)
         _watch(listener, stopped)
@@ -123,20 +120,3 @@ def listen(  # noqa: PLR0913, PLR0917 - one parameter an option
 def _watch(listener: Listener, stopped: threading.Event) -> None:
     while not stopped.wait(_TICK):
         listener.check()
-
-
-class _until_signal:  # noqa: N801 - used as a function
-    """An event that SIGTERM and Ctrl-C set; on leaving, the handlers are those that were there before."""
-
-    def __enter__(self) -> threading.Event:
-        stopped = threading.Event()
-
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            stopped.set()
-
-        self._before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGINT)}
-        return stopped
-
-    def __exit__(self, *_: object) -> None:
-        for one, handler in self._before.items():
-            signal.signal(one, handler)

@@ -16,7 +16,7 @@ from lrclr.errors import LrclrError, UsageError
 if TYPE_CHECKING:
     from lrclr.archive import ScoreOptions, Source
     from lrclr.dicom_results import Kind
-    from lrclr.pacs import Destination, ScoredResults, ScoredSummary, WebOptions
+    from lrclr.pacs import Destination, DicomwebOptions, ScoredResults, ScoredSummary
 
 Store = Annotated[
     str | None,
@@ -52,7 +52,7 @@ class Pacs:
         folders: the folder for each kind of result.
         store: where results shall be sent.
         kinds_to_store: the kinds for `store`, separated by commas; None for reports and heat maps.
-        token_file, ca_file, allow_http, attempts: see `lrclr.pacs.WebOptions`.
+        token_file, ca_file, allow_http, attempts: see `lrclr.pacs.DicomwebOptions`.
         ae_title: our own title, for `store`.
     """
 
@@ -93,18 +93,18 @@ class Pacs:
         return found
 
     @property
-    def web(self) -> WebOptions:
+    def web(self) -> DicomwebOptions:
         """How DICOMweb servers are reached."""
-        from lrclr.pacs import WebOptions
+        from lrclr.pacs import DicomwebOptions
 
-        return WebOptions(self.token_file, self.ca_file, self.allow_http, self.attempts)
+        return DicomwebOptions(self.token_file, self.ca_file, self.allow_http, self.attempts)
 
     def check(self) -> None:
         """Raise MissingExtraError or UsageError before a command begins its work."""
         if self.wants_results:
-            from lrclr.cli._extras import require_dicom_results
+            from lrclr.cli._extras import require
 
-            require_dicom_results()
+            require("dicom-results")
             self.destinations()
 
     def source(self, source: str, query: list[str]) -> str | Source:
@@ -121,10 +121,10 @@ class Pacs:
             if query:
                 raise UsageError("--query belongs to a DICOMweb URL", fix="Give https://HOST/dicom-web as the source.")
             return source
-        from lrclr.cli._extras import require_pacs
+        from lrclr.cli._extras import require
         from lrclr.pacs import DicomwebClient, Query, find_web_images
 
-        require_pacs()
+        require("pacs")
         return find_web_images(DicomwebClient(source, self.web), Query.parse(query))
 
     def destinations(self) -> dict[str, Destination]:

@@ -12,10 +12,11 @@ import typer
 
 from lrclr.cli import _dicom_results
 from lrclr.cli._console import (
-    ENGINE_HELP,
-    EXACT_HELP,
     REFUSE_HELP,
     RESEARCH_ONLY,
+    EngineName,
+    Exact,
+    Threads,
     TlsRoot,
     check_tls_root,
     complain,
@@ -71,14 +72,12 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="Images per batch; with --server, concurrent requests.")
     ] = 8,
-    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    engine: EngineName = None,
     provider: Annotated[
         str | None, typer.Option("--provider", help="Where ONNX Runtime runs: cpu or cuda.  [default: cpu]")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
-    ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    threads: Threads = None,
+    exact: Exact = False,
     refuse: Annotated[list[str] | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one object per image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: one row per image.")] = False,

@@ -9,9 +9,7 @@ import csv
 import io
 from typing import TYPE_CHECKING, Protocol
 
-from rich.table import Table
-
-from lrclr.cli._console import out, print_json, print_utf8, printable
+from lrclr.cli._console import new_table, out, print_json, print_utf8, printable
 from lrclr.file_names import name_of
 
 if TYPE_CHECKING:
@@ -106,16 +104,13 @@ class _Tables:
         prediction = result.prediction
         if prediction is None:
             return
-        caption = f"warnings: {' '.join(prediction.warnings)}" if prediction.warnings else None
-        table = Table(title=printable(str(result.path)), title_justify="left", caption=caption, caption_justify="left")
-        table.add_column("finding")
-        table.add_column("probability", justify="right")
         if prediction.fusion_trained:
-            table.add_column("regions with the most attention: patch number, share")
-            self._legend = _REGIONS_LEGEND
+            head, self._legend = "regions with the most attention: patch number, share", _REGIONS_LEGEND
         else:
-            table.add_column("cosine with positive / negative prompts")
-            self._legend = _COSINES_LEGEND
+            head, self._legend = "cosine with positive / negative prompts", _COSINES_LEGEND
+        table = new_table(printable(str(result.path)), ("finding",), ("probability",), (head,))
+        table.caption = f"warnings: {' '.join(prediction.warnings)}" if prediction.warnings else None
+        table.caption_justify = "left"
         if any(finding.probability_spread is not None for finding in prediction.findings):
             self._legend = _MEMBERS_LEGEND + (f" {_REGIONS_LEGEND}" if prediction.fusion_trained else "")
         for finding in sorted(prediction.findings, key=lambda each: -each.probability):

@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from lrclr.cli import _dicom_results, _pacs
 from lrclr.cli._console import (
-    ENGINE_HELP,
-    EXACT_HELP,
     REFUSE_HELP,
     RESEARCH_ONLY,
+    EngineName,
+    Exact,
+    Findings,
     err,
     note,
     note_failures,
@@ -47,18 +48,16 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     runner: Annotated[
         str | None, typer.Option("--runner", help="local: in this process; or ray: on a Ray cluster.  [default: local]")
     ] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    engine: EngineName = None,
     graph_engine: Annotated[str | None, typer.Option("--graph-engine", hidden=True)] = None,
     provider: Annotated[str, typer.Option("--provider", help="cpu or cuda.")] = "cpu",
     threads: Annotated[
         int, typer.Option("--threads", help="Threads of one operator. Scores may differ in the last digits.")
     ] = 1,
-    findings: Annotated[
-        Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")
-    ] = None,
+    findings: Findings = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
     frame: Annotated[int | None, typer.Option("--frame", help="Frame of files with several frames, from 0.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     refuse: Annotated[list[str] | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images per batch.  [default: 1 on a CPU, 32 on a GPU]")

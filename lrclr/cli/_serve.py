@@ -6,11 +6,12 @@ import contextlib
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrclr.cli._console import RESEARCH_ONLY, SERVER_HELP, note
+from lrclr._signals import handlers
+from lrclr.cli._console import RESEARCH_ONLY, ServerProgram, note
 from lrclr.contract import MODEL
 from lrclr.errors import LrclrError, UsageError
 
@@ -26,10 +27,7 @@ _LONGEST_CHECK = 86_400  # seconds
 
 def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("triton_repo"),
-    server: Annotated[
-        Path | None,
-        typer.Option("--server", help=SERVER_HELP),
-    ] = None,
+    server: ServerProgram = None,
     address: Annotated[str, typer.Option("--address", help="IPv4 or IPv6 address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option("--grpc-port", help="gRPC port; 0 for any free port.")] = 8001,
     http_port: Annotated[int, typer.Option("--http-port", help="HTTP port; 0 for any free port.")] = 8000,
@@ -102,7 +100,9 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
         if verbose or level != "info":
             _log(f"triton {level}: {message}")
 
-    with _Signals() as signals:
+    signals = _Signals()
+    stop = signals.stop
+    with handlers({signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: signals.request_reload}):
         triton = TritonServer(bundle, options, on_log=on_log)
         _log("starting the server")
         with triton:
@@ -132,8 +132,6 @@ class _Stopped(BaseException):
 class _Signals:
     """Handlers of signals: SIGTERM and Ctrl-C stop the server, SIGHUP requests a reload of the bundle.
 
-    A context manager. On exit it restores the previous handlers.
-
     Attributes:
         serving: whether the server has started, so that a signal to stop is not an error.
     """
@@ -141,26 +139,16 @@ class _Signals:
     def __init__(self) -> None:
         self.serving = False
         self._reload = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._request_reload}
-        self._before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for one, handler in self._before.items():
-            signal.signal(one, handler)
 
     def take_reload(self) -> bool:
         """Return whether a reload was requested since the last call."""
         requested, self._reload = self._reload, False
         return requested
 
-    def _request_reload(self, _number: int, _frame: FrameType | None) -> None:
+    def request_reload(self, _number: int, _frame: FrameType | None) -> None:
         self._reload = True
 
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
+    def stop(self, number: int, _frame: FrameType | None) -> None:
         # A second signal must not interrupt the shutdown.
         for one in (signal.SIGTERM, signal.SIGINT):
             signal.signal(one, signal.SIG_IGN)

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from lrclr._files import check_outside
 from lrclr.cli._checkpoints import Activation, Heads, Key, Tokenizer, check_folder, note_assumed, read_options
-from lrclr.cli._console import EXACT_HELP, RESEARCH_ONLY, err, note, out
-from lrclr.cli._extras import require_train
+from lrclr.cli._console import RESEARCH_ONLY, Exact, err, note, out
+from lrclr.cli._extras import require
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     text: Annotated[
         str, typer.Option("--text", help="Text of an image: report, or sentences for a random part of the report.")
     ] = "report",
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     augment: Annotated[bool, typer.Option("--augment/--no-augment", help="Vary images at random.")] = True,
     region_rollout: Annotated[
         str | None, typer.Option("--region-rollout", help="Attention rollout that selects regions: per_head or mean.")
@@ -129,7 +129,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     check_outside(output, [base])
     if overwrite:
         _check_kept(output, [base, dataset, validation, findings])
-    require_train()
+    require("train")
     from lrclr.checkpoints import load_checkpoint
     from lrclr.cli._findings import load_findings
     from lrclr.datasets import read_dataset

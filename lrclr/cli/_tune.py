@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from lrclr.cli._console import EXACT_HELP, SERVER_HELP, gauge, note, out, print_utf8
-from lrclr.cli._extras import require_tune
+from lrclr.cli._console import Exact, ServerProgram, gauge, new_table, note, out, print_utf8
+from lrclr.cli._extras import require
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lrclr.tune import TuneResult
 
 
@@ -19,7 +20,7 @@ def tune(  # noqa: PLR0913 - one parameter an option
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("triton_repo"),
     *,
     p99: Annotated[
-        float, typer.Option("--p99", help="Most milliseconds within which 99 % of the requests must be answered.")
+        float, typer.Option("--p99", help="Milliseconds within which 99 % of the requests must be answered.")
     ],
     callers: Annotated[
         int | None,
@@ -45,12 +46,9 @@ def tune(  # noqa: PLR0913 - one parameter an option
             "--file", help="An image to send, or a folder of images. May be repeated.  [default: sample radiographs]"
         ),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help=EXACT_HELP)] = False,
+    exact: Exact = False,
     minutes: Annotated[float, typer.Option("--minutes", help="Approximate minutes that it takes.")] = 8.0,
-    server: Annotated[
-        Path | None,
-        typer.Option("--server", help=SERVER_HELP),
-    ] = None,
+    server: ServerProgram = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Find the server configuration that answers the most requests within a latency limit.
@@ -61,7 +59,7 @@ def tune(  # noqa: PLR0913 - one parameter an option
     If no configuration reaches the limit, the bundle is unchanged and the exit code is 3. Ctrl-C leaves the bundle
     unchanged, too.
     """
-    require_tune()
+    require("tune")
     from lrclr.bench import BenchCallbacks
     from lrclr.reports import check_report_folder
     from lrclr.tune import TuneOptions, check_output, keep, result_json, save_reports
@@ -100,9 +98,8 @@ def tune(  # noqa: PLR0913 - one parameter an option
 def _table(result: TuneResult) -> Table:
     from lrclr.tune._reports import HEADS, cells, load
 
-    table = Table(title=f"Within {result.p99_ms:g} ms, {load(result)}", title_justify="left")
-    for head in HEADS:
-        table.add_column(head.lower(), justify="right" if head in HEADS[2:7] else "left")
+    heads = [head.lower() for head in HEADS]
+    table = new_table(f"Within {result.p99_ms:g} ms, {load(result)}", heads[:2], heads[2:7], heads[7:])
     for place, row in enumerate(result.rows):
         table.add_row(*cells(row), style="bold" if place == result.chosen else "")
     return table

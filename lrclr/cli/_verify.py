@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, gate_table, note, note_choice, out, print_json
+from lrclr.cli._console import EngineName, gate_table, note, note_choice, out, print_json
 from lrclr.errors import UsageError
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("triton_repo"),
-    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    engine: EngineName = None,
     provider: Annotated[str, typer.Option("--provider", help="Where ONNX Runtime runs: cpu or cuda.")] = "cpu",
     expect: Annotated[
         str | None, typer.Option("--expect", help="Expected SHA-256 of the bundle's manifest.json.")

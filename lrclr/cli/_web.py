@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lrclr.cli._console import ENGINE_HELP, RESEARCH_ONLY, TlsRoot, check_tls_root, note, note_engine, out
+from lrclr.cli._console import RESEARCH_ONLY, EngineName, Threads, TlsRoot, check_tls_root, note, note_engine, out
 from lrclr.errors import UsageError
 
 
@@ -33,13 +33,11 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
         Path | None,
         typer.Option("--token-file", help="File with the token of requests; else LRCLR_WEB_TOKEN is used if set."),
     ] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help=ENGINE_HELP)] = None,
+    engine: EngineName = None,
     provider: Annotated[
         str | None, typer.Option("--provider", help="Where ONNX Runtime runs: cpu or cuda.  [default: cpu]")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")
-    ] = None,
+    threads: Threads = None,
     tls_root: TlsRoot = None,
 ) -> None:
     """Serve a page to look at studies, and a REST API, until Ctrl-C.
@@ -52,9 +50,9 @@ def web(  # noqa: PLR0913, PLR0917 - one parameter an option
     if model_name is not None and (server is None or bundle is not None):
         raise UsageError("--model-name needs --server, without a bundle", why="a bundle knows the names of its models")
     check_tls_root(tls_root, server)
-    from lrclr.cli._extras import require_web
+    from lrclr.cli._extras import require
 
-    require_web()
+    require("web")
     from lrclr.web import BundleBackend, WebOptions, WebServer, open_backend, read_token
 
     # Before the model is opened, which takes seconds.

@@ -15,7 +15,7 @@ from lrclr._files import replace_directory
 from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._chexpert import chexpert_places
 from lrclr.datasets._dataset import SKIP, raise_bad_rows
-from lrclr.datasets._imported import Imported, existing, require_folder
+from lrclr.datasets._imported import Imported, first_file, require_folder
 from lrclr.datasets._lines import check_regular
 from lrclr.datasets._rle import decode_rle
 from lrclr.datasets._rows import ABSENT, PRESENT, Row, RowProblem
@@ -105,7 +105,7 @@ def _split(source: Path) -> tuple[str, tuple[str, ...]]:
 
 def _image(images: Path, places: Sequence[str], match: re.Match[str]) -> Path:
     names = [f"{place}/{match[1]}/{match[2]}/{match[3]}.jpg" for place in places]
-    file = existing(path for name in names for path in chexpert_places(name, images))
+    file = first_file(path for name in names for path in chexpert_places(name, images))
     if file is None:
         raise BadRowError("its image file does not exist")
     return file

@@ -11,7 +11,7 @@ from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._imported import (
     CHEXPERT_FINDINGS,
     Imported,
-    existing,
+    first_file,
     labels_of,
     note_missing_labels,
     require_folder,
@@ -110,7 +110,7 @@ def _files(cells: Mapping[str, str], root: Path, *, all_views: bool) -> tuple[li
         view = cells.get("Frontal/Lateral", "").strip() or ("Lateral" if "lateral" in name.lower() else "Frontal")
         if view != "Frontal" and not all_views:
             return [], 1
-        file = existing(chexpert_places(name, root))
+        file = first_file(chexpert_places(name, root))
         if file is None:
             raise BadRowError("its image file does not exist")
         return [file], 0

@@ -54,7 +54,7 @@ def labels_of(cells: Mapping[str, str], findings: Sequence[str]) -> dict[str, in
     return labels
 
 
-def existing(candidates: Iterable[Path]) -> Path | None:
+def first_file(candidates: Iterable[Path]) -> Path | None:
     """The first file that exists."""
     for file in candidates:
         try:

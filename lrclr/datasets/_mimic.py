@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lrclr.datasets._cells import BadRowError
-from lrclr.datasets._imported import CHEXPERT_FINDINGS, Imported, existing, labels_of, require_folder
+from lrclr.datasets._imported import CHEXPERT_FINDINGS, Imported, first_file, labels_of, require_folder
 from lrclr.datasets._lines import table_rows
 from lrclr.datasets._reports import choose_section, mimic_sections
 from lrclr.datasets._rows import Row, RowProblem
@@ -86,7 +86,7 @@ def import_mimic_cxr(
     for image in wanted:
         folder = Path(f"p{image.subject[:2]}", f"p{image.subject}", f"s{image.study}")
         stem = _files(roots[0]) / folder / image.name
-        file = existing(stem.with_name(image.name + suffix) for suffix in _SUFFIXES)
+        file = first_file(stem.with_name(image.name + suffix) for suffix in _SUFFIXES)
         if file is None:
             problems.append(RowProblem(image.line, "its image file does not exist"))
             continue
@@ -112,7 +112,7 @@ def _files(root: Path) -> Path:
 
 def _table(roots: list[Path], name: str) -> Path | None:
     plain = _TABLES.format(name)
-    return existing(folder / f"{plain}{end}" for root in roots for folder in (root, root.parent) for end in (".gz", ""))
+    return first_file(place / f"{plain}{end}" for root in roots for place in (root, root.parent) for end in (".gz", ""))
 
 
 def _splits(table: Path) -> dict[str, str]:

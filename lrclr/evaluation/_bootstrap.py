@@ -13,7 +13,6 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from lrclr.errors import UsageError
 from lrclr.reports import Estimate
 
 Floats = NDArray[np.float64]
@@ -38,10 +37,6 @@ class Resamples:
     group: NDArray[np.int64]
     count: int
     seed: int
-
-    def __post_init__(self) -> None:
-        if self.count < 0 or self.seed < 0:
-            raise UsageError("the bootstrap needs a number of resamples and a seed that are not below 0")
 
     def __iter__(self) -> Iterator[Floats]:
         """Weights ``[b, N]`` of all resamples, in blocks."""
@@ -112,10 +107,6 @@ class Ranking:
         # Start of each run of equal scores.
         self._starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else used
         self._tied = len(self._starts) < len(ordered)
-
-    def auroc(self, weights: Floats) -> Floats:
-        """AUROC ``[b]`` for weights ``[b, N]``."""
-        return self.both(weights)[:, 0]
 
     def average_precision(self, weights: Floats) -> Floats:
         """Average precision ``[b]`` for weights ``[b, N]``."""

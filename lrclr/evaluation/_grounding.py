@@ -28,20 +28,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Figures of one finding in one image; `Grounding` has their means."""
-
-    pointing: float
-    pointing_rollout: float
-    pointing_chance: float
-    hit: float
-    hit_chance: float
-    mass: float
-    mass_rollout: float
-    mass_chance: float
-
-
 @dataclass(frozen=True)
 class Located:
     """One finding in all images that have it and a mask or box of it.
@@ -49,7 +35,7 @@ class Located:
     Attributes:
         name: the finding.
         image: ``[n]``, indices of the images in the scores.
-        figures: values ``[n]`` of each figure, by its name in `Place`.
+        figures: values ``[n]`` of each figure, by its name in `place`.
     """
 
     name: str
@@ -61,8 +47,8 @@ class Located:
         return float(self.figures[figure].mean())
 
 
-def place(coverage: Floats, attention: Floats, importance: Floats, selected: NDArray[np.bool_]) -> Place:
-    """Figures of one finding in one image.
+def place(coverage: Floats, attention: Floats, importance: Floats, selected: NDArray[np.bool_]) -> dict[str, float]:
+    """Figures of one finding in one image; `Grounding` has their means.
 
     Args:
         coverage: ``[patches]``, share of each patch that the mask covers.
@@ -72,17 +58,17 @@ def place(coverage: Floats, attention: Floats, importance: Floats, selected: NDA
     """
     touches = coverage > 0
     patches, touching, picked = len(coverage), int(touches.sum()), int(selected.sum())
-    return Place(
-        pointing=float(touches[attention.argmax()]),
-        pointing_rollout=float(touches[importance.argmax()]),
-        pointing_chance=touching / patches,
-        hit=float((touches & selected).any()),
+    return {
+        "pointing": float(touches[attention.argmax()]),
+        "pointing_rollout": float(touches[importance.argmax()]),
+        "pointing_chance": touching / patches,
+        "hit": float((touches & selected).any()),
         # Chance that as many different random patches all miss the mask: hypergeometric.
-        hit_chance=1.0 - math.comb(patches - touching, picked) / math.comb(patches, picked),
-        mass=float(_normalised(attention) @ coverage),
-        mass_rollout=float(_normalised(importance) @ coverage),
-        mass_chance=float(coverage.mean()),
-    )
+        "hit_chance": 1.0 - math.comb(patches - touching, picked) / math.comb(patches, picked),
+        "mass": float(_normalised(attention) @ coverage),
+        "mass_rollout": float(_normalised(importance) @ coverage),
+        "mass_chance": float(coverage.mean()),
+    }
 
 
 def located(scores: Scores, rows: Sequence[Row]) -> list[Located]:
@@ -159,7 +145,7 @@ def _summary(name: str, images: int, figures: dict[str, Estimate], chances: dict
     )
 
 
-def _judged(scores: Scores, n: int, f: int, row: Row, key: str) -> Place | None:
+def _judged(scores: Scores, n: int, f: int, row: Row, key: str) -> dict[str, float] | None:
     info = scores.models[0].info
     height, width = (int(side) for side in scores.sizes[n])
     try:
@@ -202,8 +188,6 @@ def spelling_in(row: Row, name: str) -> str | None:
     return next((key for key in (*row.masks, *row.boxes) if finding_key(key) == wanted), None)
 
 
-def _collected(name: str, places: Sequence[tuple[int, Place]]) -> Located:
-    figures = {
-        figure: np.array([getattr(each, figure) for _, each in places], np.float64) for figure in Place.__slots__
-    }
+def _collected(name: str, places: Sequence[tuple[int, dict[str, float]]]) -> Located:
+    figures = {figure: np.array([each[figure] for _, each in places], np.float64) for figure in places[0][1]}
     return Located(name, np.array([n for n, _ in places], np.int64), figures)

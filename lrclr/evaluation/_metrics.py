@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from lrclr.errors import UsageError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -93,12 +91,7 @@ def choose_threshold(label: Labels, probability: Floats, criterion: str) -> floa
     """The probability above which a finding counts as present, best by a criterion; ``None`` if a class is absent.
 
     It is half way between two probabilities, so that rounding in another engine does not change decisions.
-
-    Raises:
-        UsageError: the criterion is unknown.
     """
-    if criterion not in CRITERIA:
-        raise UsageError(f"unknown criterion {criterion!r} for a threshold", fix=f"Choose {', '.join(CRITERIA)}.")
     if undefined(label):
         return None
     used = label >= 0

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from lrclr._files import write_whole
 
 if TYPE_CHECKING:
     from lrclr.reports import Estimate
@@ -152,10 +149,6 @@ class Evaluation:
         Floats are rounded to six decimals, so that evaluations can be compared with `diff`.
         """
         return json_text({"schema": SCHEMA_VERSION, **asdict(self)})
-
-    def save_json(self, path: Path) -> None:
-        """Write `to_json` to a file, whole or not at all."""
-        write_whole(path, self.to_json().encode())
 
 
 def json_text(content: dict[str, Any]) -> str:

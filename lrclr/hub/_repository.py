@@ -60,16 +60,15 @@ class HubRepository:
             )
 
 
-def open_repository(
-    reference: HubReference, first: Collection[str], *, local_files_only: bool = False
-) -> HubRepository:
+def open_repository(reference: HubReference, first: Collection[str]) -> HubRepository:
     """Find the commit of a revision, and list its files.
+
+    With ``HF_HUB_OFFLINE=1``, only what the cache of huggingface_hub holds is used. Without it, the network is used,
+    and an error of the network does not lead to an old version in the cache.
 
     Args:
         reference: the repository.
         first: files to download at once, as far as they exist.
-        local_files_only: use only what the cache of huggingface_hub holds, as with ``HF_HUB_OFFLINE=1``. Without it,
-            the network is used, and an error of the network does not lead to an old version in the cache.
 
     Raises:
         UsageError: the hub does not accept the name.
@@ -77,7 +76,7 @@ def open_repository(
         MissingExtraError: huggingface_hub is not installed.
     """
     with hub_errors(reference):
-        if local_files_only or is_offline():
+        if is_offline():
             folder = _download(reference, first, local_files_only=True)
             names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
             return HubRepository(reference.at(folder.name), folder, frozenset(names), None)

@@ -20,9 +20,9 @@ class _QuietParsers:
     """Suppresses warnings of image parsers while any thread is in the context.
 
     Such a warning is either harmless, or the parser fails and an error follows. It may quote the name of a patient, as
-    highdicom's does of a name with one component. `warnings.catch_warnings` is not safe
-    here: it saves and restores the filters of the whole process, so overlapping threads could restore each other's
-    filters. This class adds one narrow filter and removes only that one.
+    highdicom's does of a name with one component. `warnings.catch_warnings` is not safe here: it saves and restores the
+    filters of the whole process, so overlapping threads could restore each other's filters. This class adds one narrow
+    filter and removes only that one.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""`read_image` and `read_reduced`: the doors through which every picture comes in."""
+"""Every picture is read by `read_image` or `read_reduced`."""
 
 from __future__ import annotations
 

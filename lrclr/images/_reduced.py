@@ -38,10 +38,12 @@ class ReducedImage:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def whole(cls, pixels: NDArray[np.uint8], remarks: tuple[str, ...] = ()) -> ReducedImage:
+    def whole(
+        cls, pixels: NDArray[np.uint8], remarks: tuple[str, ...] = (), warnings: tuple[str, ...] = ()
+    ) -> ReducedImage:
         """Wrap a picture of full size."""
         height, width = pixels.shape[:2]
-        return cls(pixels, height, width, remarks)
+        return cls(pixels, height, width, remarks, warnings)
 
 
 @dataclass(frozen=True)

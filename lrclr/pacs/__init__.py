@@ -13,12 +13,13 @@ from lrclr.pacs._query import Query
 from lrclr.pacs._remote import WebImages, find_web_images
 from lrclr.pacs._scored import ScoredResults, ScoredSummary
 from lrclr.pacs._spool import Spool, SpoolFullError
-from lrclr.pacs._web import DicomwebClient, WebOptions
+from lrclr.pacs._web import DicomwebClient, DicomwebOptions
 
 __all__ = [
     "SENT_KINDS",
     "Destination",
     "DicomwebClient",
+    "DicomwebOptions",
     "DimseDestination",
     "FolderDestination",
     "ListenOptions",
@@ -30,7 +31,6 @@ __all__ = [
     "SpoolFullError",
     "WebDestination",
     "WebImages",
-    "WebOptions",
     "destination_of",
     "find_web_images",
 ]

@@ -14,7 +14,7 @@ from lrclr._files import write_whole
 from lrclr.dicom_results import KINDS, RESULT_SUFFIXES, Kind
 from lrclr.errors import LrclrError, MissingExtraError, ServerError, ServerUnavailableError, UsageError
 from lrclr.pacs._reachability import Reachability
-from lrclr.pacs._web import DicomwebClient, WebOptions
+from lrclr.pacs._web import DicomwebClient, DicomwebOptions
 
 SENT_KINDS: Final[tuple[Kind, ...]] = ("sr", "sc")
 """Kinds of results that are sent if no others are asked for."""
@@ -176,7 +176,7 @@ def _check_status(place: str, status: int | None) -> None:
 
 
 def destination_of(
-    text: str, *, options: WebOptions | None = None, calling: str = "LRCLR", kinds: tuple[Kind, ...] = SENT_KINDS
+    text: str, *, options: DicomwebOptions | None = None, calling: str = "LRCLR", kinds: tuple[Kind, ...] = SENT_KINDS
 ) -> Destination:
     """Read ``https://HOST/dicom-web`` or ``AE@HOST:PORT``.
 

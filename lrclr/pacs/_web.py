@@ -33,7 +33,7 @@ _DUPLICATE: Final = 0x0111
 
 
 @dataclass(frozen=True)
-class WebOptions:
+class DicomwebOptions:
     """How a DICOMweb server is reached.
 
     Attributes:
@@ -86,8 +86,8 @@ class DicomwebClient:
         options: how it is reached.
     """
 
-    def __init__(self, url: str, options: WebOptions | None = None) -> None:
-        self.options = options or WebOptions()
+    def __init__(self, url: str, options: DicomwebOptions | None = None) -> None:
+        self.options = options or DicomwebOptions()
         self.url = _checked_url(url, allow_http=self.options.allow_http)
         try:
             import requests  # noqa: F401

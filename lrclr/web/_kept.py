@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from lrclr.web._problems import HttpProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lrclr.web._options import WebOptions
 
 
@@ -40,15 +38,14 @@ class KeptImage:
 
 
 class KeptImages:
-    """Images by a random number that cannot be guessed. Safe to call from several threads.
+    """Images by a random key that cannot be guessed. Safe to call from several threads.
 
     Args:
         options: limits.
-        now: clock, in seconds.
     """
 
-    def __init__(self, options: WebOptions, now: Callable[[], float] = time.monotonic) -> None:
-        self._options, self._now = options, now
+    def __init__(self, options: WebOptions) -> None:
+        self._options = options
         self._kept: OrderedDict[str, tuple[float, KeptImage]] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes = 0
@@ -57,44 +54,44 @@ class KeptImages:
         return len(self._kept)
 
     def add(self, image: KeptImage) -> str:
-        """Keep an image, and return its number. The least recently used images are forgotten if there is no room."""
-        number = secrets.token_urlsafe(24)
+        """Keep an image, and return its key. The least recently used images are forgotten if there is no room."""
+        key = secrets.token_urlsafe(24)
         with self._lock:
-            self._kept[number] = self._now(), image
+            self._kept[key] = time.monotonic(), image
             self.bytes += image.nbytes
             while len(self._kept) > self._options.kept_images or self.bytes > self._options.kept_bytes:
                 self._drop(next(iter(self._kept)))
-        return number
+        return key
 
-    def get(self, number: str) -> KeptImage:
-        """The image of a number.
+    def get(self, key: str) -> KeptImage:
+        """The image of a key.
 
         Raises:
             HttpProblem: 404; there is none, or it was forgotten.
         """
         self.expire()
         with self._lock:
-            if number not in self._kept:
+            if key not in self._kept:
                 raise HttpProblem(404, "this image is not kept, or not any more. Send the file again")
-            image = self._kept[number][1]
-            self._kept[number] = self._now(), image
-            self._kept.move_to_end(number)
+            image = self._kept[key][1]
+            self._kept[key] = time.monotonic(), image
+            self._kept.move_to_end(key)
             return image
 
-    def forget(self, number: str) -> None:
+    def forget(self, key: str) -> None:
         """Forget an image, if it is kept."""
         with self._lock:
-            if number in self._kept:
-                self._drop(number)
+            if key in self._kept:
+                self._drop(key)
 
     def expire(self) -> None:
         """Forget images that were not used for too long."""
         with self._lock:
             while self._kept:
-                number, (used, _) = next(iter(self._kept.items()))
-                if self._now() - used <= self._options.kept_seconds:
+                key, (used, _) = next(iter(self._kept.items()))
+                if time.monotonic() - used <= self._options.kept_seconds:
                     return
-                self._drop(number)
+                self._drop(key)
 
     def clear(self) -> None:
         """Forget all images."""
@@ -102,5 +99,5 @@ class KeptImages:
             self._kept.clear()
             self.bytes = 0
 
-    def _drop(self, number: str) -> None:
-        self.bytes -= self._kept.pop(number)[1].nbytes
+    def _drop(self, key: str) -> None:
+        self.bytes -= self._kept.pop(key)[1].nbytes

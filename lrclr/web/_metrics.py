@@ -18,7 +18,7 @@ class Metrics:
         self._seconds: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * (len(_BOUNDS) + 2))
 
     def request(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Count a request. `path` is the route's, without numbers of images."""
+        """Count a request. `path` is the route's, without keys of images."""
         self._requests[method, path, status] += 1
         row = self._seconds[path]
         for place, bound in enumerate(_BOUNDS):

@@ -120,42 +120,42 @@ def add_kept_images(app: FastAPI, context: Context) -> None:
             await request.is_disconnected()
             reply = await context.gate.run(work)
         if await request.is_disconnected():
-            # The page was closed meanwhile, and cannot forget an image whose number it never got.
+            # The page was closed meanwhile, and cannot forget an image whose key it never got.
             context.kept.forget(reply.id)
         return _response(reply, JSON, 201)
 
     @app.post(
-        "/v1/images/{number}/findings",
+        "/v1/images/{key}/findings",
         **operation("Findings of a kept image", types.FindingsReply, body=types.Question),
     )
-    async def ask(number: str, request: Request) -> Response:
-        image = context.kept.get(number)
+    async def ask(key: str, request: Request) -> Response:
+        image = context.kept.get(key)
         return await _asked(context, request, types.Question, partial(service.answer, image), JSON)
 
-    @app.get("/v1/images/{number}/picture", **operation("The picture that the model reads", gives="image/png"))
-    async def picture(number: str) -> Response:
-        image = context.kept.get(number)
+    @app.get("/v1/images/{key}/picture", **operation("The picture that the model reads", gives="image/png"))
+    async def picture(key: str) -> Response:
+        image = context.kept.get(key)
         return await context.gate.run(lambda: _response(service.picture(image), "image/png"))
 
     @app.post(
-        "/v1/images/{number}/heatmap",
+        "/v1/images/{key}/heatmap",
         **operation("Heat map of a kept image", body=types.HeatmapRequest, gives="image/png"),
     )
-    async def heatmap(number: str, request: Request) -> Response:
-        image = context.kept.get(number)
+    async def heatmap(key: str, request: Request) -> Response:
+        image = context.kept.get(key)
         return await _asked(context, request, types.HeatmapRequest, partial(service.heatmap, image), "image/png")
 
     @app.post(
-        "/v1/images/{number}/report",
+        "/v1/images/{key}/report",
         **operation("DICOM structured report of a kept DICOM image", body=types.Question, gives=DICOM),
     )
-    async def report(number: str, request: Request) -> Response:
-        image = context.kept.get(number)
+    async def report(key: str, request: Request) -> Response:
+        image = context.kept.get(key)
         return await _asked(context, request, types.Question, partial(service.report, image), DICOM)
 
-    @app.delete("/v1/images/{number}", status_code=204, **operation("Forget a kept image"))
-    async def forget(number: str) -> Response:
-        context.kept.forget(number)
+    @app.delete("/v1/images/{key}", status_code=204, **operation("Forget a kept image"))
+    async def forget(key: str) -> Response:
+        context.kept.forget(key)
         return Response(status_code=204)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from lrclr._signals import handlers
 from lrclr.errors import UsageError
 from lrclr.web._app import create_app
 from lrclr.web._options import WebOptions
@@ -50,7 +51,7 @@ class WebServer:
             ) from None
         host = f"[{options.host}]" if family == socket.AF_INET6 else options.host
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
-        # Paths hold numbers of images, so requests are not logged. A proxy's headers are not believed.
+        # Paths hold keys of images, so requests are not logged. A proxy's headers are not believed.
         config = uvicorn.Config(
             create_app(backend, options),
             log_level="error",
@@ -117,12 +118,8 @@ class _Uvicorn(uvicorn.Server):
         def stop(_number: int, _frame: FrameType | None) -> None:
             self.should_exit = True
 
-        before: dict[Any, Any] = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with handlers({signal.SIGTERM: stop, signal.SIGINT: stop}):
             yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
 
 
 def _is_silent(connection: Any) -> bool:

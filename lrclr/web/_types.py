@@ -74,7 +74,7 @@ class FindingsReply(BaseModel):
 class KeptReply(FindingsReply):
     """The answer for an image that is kept for further questions."""
 
-    id: str = Field(description="Number of the image, in paths below `/v1/images`. Who knows it can see the image.")
+    id: str = Field(description="Key of the image, in paths below `/v1/images`. Who knows it can see the image.")
     dicom: bool = Field(description="Whether the file is DICOM, so that a structured report can be made.")
     expires: float = Field(description="Seconds without a question after which the image is forgotten.")
 
@@ -168,7 +168,7 @@ class SampleReply(BaseModel):
 class Health(BaseModel):
     """State of the process."""
 
-    status: Literal["ok", "not ready"]
+    status: Literal["ok"]
 
 
 class InvalidMember(BaseModel):

@@ -10,7 +10,7 @@ import sys
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from packaging.requirements import Requirement
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-REQUIRES = [getattr(_extras, name) for name in dir(_extras) if name.startswith("require_")]
 
 
 def installed_by(extra: str) -> set[str]:
@@ -82,28 +81,15 @@ class HiddenModules:
         return None
 
 
-def modules_of(require: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The modules that a `require_…` function requests."""
-    asked: list[str] = []
-
-    def record(extra: str, packages: tuple[str, ...], _: str) -> None:
-        asked.extend(packages)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_extras, "_require", record)
-        require()
-    return asked
-
-
-@pytest.mark.parametrize("require", REQUIRES, ids=lambda function: function.__name__)
-def test_one_extra_installs_all_modules_of_a_command(require: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = modules_of(require, monkeypatch)
+@pytest.mark.parametrize("command", _extras._NEEDS)
+def test_one_extra_installs_all_modules_of_a_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules, _ = _extras._NEEDS[command]
     assert modules
     for module in modules:
         with monkeypatch.context() as patch:
             HiddenModules(patch, [module.partition(".")[0]])
             with pytest.raises(MissingExtraError) as caught:
-                require()
+                _extras.require(command)
         (extra,) = re.findall(r"\.\[([\w-]+)(?:,onnxruntime)?\]", str(caught.value))
         assert all(distributions(other) & installed_by(extra) for other in modules), (module, extra)
 

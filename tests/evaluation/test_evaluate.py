@@ -118,9 +118,8 @@ def test_results_depend_on_the_seed_only(
     assert second.auroc == first.auroc
 
 
-def test_json_has_all_figures_and_no_path(evaluated: EvaluationRun, data: ImageDataset, tmp_path: Path) -> None:
-    evaluated.evaluation.save_json(tmp_path / "report.json")
-    text = (tmp_path / "report.json").read_text()
+def test_json_has_all_figures_and_no_path(evaluated: EvaluationRun, data: ImageDataset) -> None:
+    text = evaluated.evaluation.to_json()
     content = json.loads(text)
     assert content["schema"] == 1
     assert content["mean"]["auroc"]["value"] == round(evaluated.evaluation.mean.auroc.value or 0, 6)

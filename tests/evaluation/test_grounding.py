@@ -34,11 +34,11 @@ def test_chance_equals_the_hit_rate_of_random_positions(patches: int, data: st.D
     attention = selected / selected.sum()
     got = place(coverage, attention, attention, selected)
     draws = list(combinations(range(patches), len(picked)))
-    assert got.hit_chance == pytest.approx(np.mean([bool(touched & set(draw)) for draw in draws]))
-    assert got.hit == float(bool(touched & picked))
-    assert got.pointing_chance == pytest.approx(len(touched) / patches)
-    assert got.mass_chance == pytest.approx(coverage.mean())
-    assert got.mass == pytest.approx(coverage[selected].mean())
+    assert got["hit_chance"] == pytest.approx(np.mean([bool(touched & set(draw)) for draw in draws]))
+    assert got["hit"] == float(bool(touched & picked))
+    assert got["pointing_chance"] == pytest.approx(len(touched) / patches)
+    assert got["mass_chance"] == pytest.approx(coverage.mean())
+    assert got["mass"] == pytest.approx(coverage[selected].mean())
 
 
 def test_attention_to_a_patch_is_summed_over_heads(make_scores: MakeScores) -> None:
@@ -51,9 +51,9 @@ def test_attention_to_a_patch_is_summed_over_heads(make_scores: MakeScores) -> N
     coverage = np.zeros(16)
     coverage[0] = 0.5
     got = place(coverage, attention, importance, selected)
-    assert (got.pointing, got.pointing_rollout, got.hit) == (1.0, 0.0, 1.0)
-    assert got.mass == pytest.approx(0.375)
-    assert got.mass_rollout == pytest.approx(0.5 * 0.375)
+    assert (got["pointing"], got["pointing_rollout"], got["hit"]) == (1.0, 0.0, 1.0)
+    assert got["mass"] == pytest.approx(0.375)
+    assert got["mass_rollout"] == pytest.approx(0.5 * 0.375)
 
 
 def box(line: int, *sides: float, name: str = "FINDING 0", **other: object) -> Row:

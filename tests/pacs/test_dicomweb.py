@@ -17,7 +17,7 @@ import pytest
 
 from lrclr.cli import main
 from lrclr.errors import ImageError, ServerError, ServerUnavailableError, UsageError
-from lrclr.pacs import DicomwebClient, Query, WebOptions, find_web_images
+from lrclr.pacs import DicomwebClient, DicomwebOptions, Query, find_web_images
 from tests.bundles import LRCLR, run, wait_until
 from tests.pacs.conftest import STUDIES
 from tests.pacs.faulty import proxy
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Capture = pytest.CaptureFixture[str]
 
-QUICK = WebOptions(first_pause=0.01)
+QUICK = DicomwebOptions(first_pause=0.01)
 QUERY = Query.parse(["Modality=DX"])
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_answer_to_a_retrieval(headers: dict[str, str], body: bytes) -
 
 def test_a_server_that_hangs() -> None:
     """Before its answer, and in the midst of it."""
-    options = WebOptions(first_pause=0.01, timeout=0.2, attempts=2)
+    options = DicomwebOptions(first_pause=0.01, timeout=0.2, attempts=2)
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         client = DicomwebClient(f"http://127.0.0.1:{server.getsockname()[1]}/dicom-web", options)
         with pytest.raises(ServerUnavailableError, match="did not answer in time"):
@@ -265,7 +265,7 @@ def test_what_is_final_and_what_is_not(archive: Orthanc, fp32_bundle: Path, tmp_
     from lrclr.archive import ScoreOptions, score
 
     with proxy(archive.url, fault) as watched:
-        source = find_web_images(DicomwebClient(f"{watched.url}/dicom-web", WebOptions(first_pause=0.01)), QUERY)
+        source = find_web_images(DicomwebClient(f"{watched.url}/dicom-web", DicomwebOptions(first_pause=0.01)), QUERY)
         summary = score(source, tmp_path, ScoreOptions(fp32_bundle))
         assert sorted(summary.failures) == [
             "the file cannot be read: it answered with status 503",
@@ -347,7 +347,7 @@ def test_the_token_is_sent_and_is_in_no_pickle(
         url = f"{watched.url}/dicom-web"
         for text, expected in cases.items():
             (tmp_path / "token").write_text(text + "\n")
-            client = DicomwebClient(url, WebOptions(token_file=tmp_path / "token"))
+            client = DicomwebClient(url, DicomwebOptions(token_file=tmp_path / "token"))
             content = pickle.dumps(client)
             assert b"s3cret" not in content
             list(pickle.loads(content).search("/studies", []))
@@ -380,7 +380,7 @@ def test_urls_that_are_refused(url: str, words: str) -> None:
 def test_plain_http_is_allowed_on_this_machine_or_if_asked() -> None:
     for url in ("http://localhost:8042/dicom-web", "http://[::1]:1/x"):
         DicomwebClient(url)
-    DicomwebClient("http://pacs.example/dicom-web", WebOptions(allow_http=True))
+    DicomwebClient("http://pacs.example/dicom-web", DicomwebOptions(allow_http=True))
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_a_certificate_is_checked(archive: Orthanc, tmp_path: Path) -> None:
         with pytest.raises(ServerError, match=r"not trusted.*--ca-file"):
             list(DicomwebClient(url, QUICK).search("/studies", []))
         assert not watched.seen
-        assert list(DicomwebClient(url, WebOptions(ca_file=certificate)).search("/studies", []))
+        assert list(DicomwebClient(url, DicomwebOptions(ca_file=certificate)).search("/studies", []))
 
 
 @pytest.mark.slow
@@ -482,4 +482,4 @@ def test_certificates_that_cannot_be_read_are_refused_at_once(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UsageError, match=reason):
-        DicomwebClient("https://pacs.example/dicom-web", WebOptions(ca_file=file))
+        DicomwebClient("https://pacs.example/dicom-web", DicomwebOptions(ca_file=file))

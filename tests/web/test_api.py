@@ -189,7 +189,7 @@ def test_metrics(backend: BundleBackend) -> None:
         client.get(f"/v1/images/{number}/picture")
         client.get("/v1/images/unknown/picture")
         text = client.get("/metrics").text
-    assert 'lrclr_web_requests_total{method="GET",path="/v1/images/{number}/picture",status="404"} 1' in text
+    assert 'lrclr_web_requests_total{method="GET",path="/v1/images/{key}/picture",status="404"} 1' in text
     assert 'lrclr_web_request_seconds_count{path="/v1/images"} 1' in text
     assert "\nlrclr_web_kept_images 1\n" in text
     assert number not in text
@@ -277,7 +277,7 @@ def test_the_error_for_a_request_without_findings_says_what_to_do(client: TestCl
 def test_an_image_of_a_disconnected_client_is_removed(
     backend: BundleBackend, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A page that is closed before the answer does not know the image's number, and cannot remove the image."""
+    """A page that is closed before the answer does not know the image's key, and cannot remove the image."""
     app = create_app(backend)
 
     def upload(*messages: dict[str, Any]) -> list[int]:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 OPERATIONS = {
     *(("post", f"/v1/{name}") for name in ("findings", "embeddings", "similarity", "images")),
     *(("get", f"/{name}") for name in ("v1/model", "v1/samples", "healthz", "readyz", "metrics")),
-    *(("post", f"/v1/images/{{number}}/{name}") for name in ("findings", "heatmap", "report")),
-    ("get", "/v1/images/{number}/picture"),
-    ("delete", "/v1/images/{number}"),
+    *(("post", f"/v1/images/{{key}}/{name}") for name in ("findings", "heatmap", "report")),
+    ("get", "/v1/images/{key}/picture"),
+    ("delete", "/v1/images/{key}"),
 }
 
 

@@ -7,13 +7,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 
 from benchmarks.phantom import known_place
 from benchmarks.phantom.picture import describe
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 def test_lesions_are_found_in_crops_that_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     three columns: boxes, JSON such as {"Edema": [[left, top, right, bottom]]} in pixels of the image; mask:NAME, a grey
     image whose pixels above 0 are the finding; or mask, an 8-bit image whose bit k is the k-th finding.
 
-    A bad row or an unreadable image ends the evaluation with exit code 1.
+    A bad row or an unreadable image ends the evaluation with exit code 1. So does an evaluation without any result: no
+    AUROC is defined, and nothing is located; its reports are written.
     """
     members = [model, *(ensemble or [])]
     _check_files(scores, against, members, keep=keep, preset=preset, findings=findings)

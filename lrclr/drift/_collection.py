@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lrclr.errors import MissingExtraError, UsageError
+from lrclr.errors import LrclrError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +102,11 @@ def _scoring(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Any] | No
     """Settings of the run that wrote the files, which have their hash; None without them."""
     from lrclr.archive._settings import read_settings
 
-    run = read_settings(path if path.is_dir() else path.parent)
+    folder = path if path.is_dir() else path.parent
+    try:
+        run = read_settings(folder)
+    except LrclrError as error:
+        raise UsageError(error.what, why=error.why, fix="Run lrclr score again, into another folder.") from error
     if run is None or metadata.get(_SETTINGS) != run.digest.encode():
         return None
     return {name: getattr(run, name) for name in SCORING}

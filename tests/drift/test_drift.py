@@ -327,6 +327,9 @@ def test_scores_of_other_settings_are_refused(scored: Path, fp32_bundle: Path, t
     assert "the collections were scored with another alpha: " in capsys.readouterr().err
     with pytest.raises(UsageError, match="another set of prompts"):
         compare(own, replace(own, settings={**own.settings, "findings": "other"}))
+    (tmp_path / "other" / "_run.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"_run\.json is damaged"):
+        read_collection(tmp_path / "other")
     # A file alone does not have its settings.
     part = tmp_path / "alone.parquet"
     part.write_bytes(next(scored.glob("part-*.parquet")).read_bytes())

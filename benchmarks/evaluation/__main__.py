@@ -24,7 +24,7 @@ from benchmarks.measure import page
 from lrclr._processors import processors
 from lrclr.evaluation import compare
 from lrclr.evaluation._bootstrap import Ranking, Resamples, estimate, resampled
-from lrclr.evaluation._delong import auroc_interval, mean_interval, placements
+from lrclr.evaluation._delong import LEAST_UNITS, auroc_interval, mean_interval, placements
 
 if TYPE_CHECKING:
     from lrclr.evaluation import Estimate
@@ -54,6 +54,7 @@ def main() -> None:
     rows = [
         row(kind, area, positives, options.draws, options.bootstrapped)
         for kind, area, positives in product(KINDS, AREAS, POSITIVES)
+        if positives > KINDS[kind].get("each", 1) * (LEAST_UNITS - 1)
     ]
     report = {
         "command": f"python -m benchmarks.evaluation --draws {options.draws} --bootstrapped {options.bootstrapped}",
@@ -61,7 +62,7 @@ def main() -> None:
         f"{platform.python_version()}, numpy {version('numpy')}, scipy {version('scipy')}",
         "negatives": NEGATIVES,
         "intervals": rows,
-        "mean": [mean_row(positives, options.draws) for positives in POSITIVES],
+        "mean": [mean_row(positives, options.draws) for positives in POSITIVES if positives > 3 * (LEAST_UNITS - 1)],
         "comparisons": [family_row(shared, options.draws) for shared in (0.3, 0.6, 0.9)],
     }
     options.output.mkdir(parents=True, exist_ok=True)

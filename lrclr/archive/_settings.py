@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,18 +108,37 @@ class Settings:
         return wanted
 
 
-def _read(file: Path) -> dict[str, Any]:
-    damaged = LrclrError(
+def read_settings(folder: Path) -> Settings | None:
+    """The settings of a folder of scores; None if it has none.
+
+    Raises:
+        LrclrError: they are damaged.
+    """
+    file = folder / RUN_FILE
+    if not file.is_file():
+        return None
+    content = _read(file)
+    try:
+        return Settings(**{each.name: content[each.name] for each in fields(Settings) if each.name in content})
+    except TypeError as error:
+        raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> LrclrError:
+    return LrclrError(
         f"{file} is damaged", why="lrclr did not write its content", fix="Choose another folder for the scores."
     )
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             content = json.loads(stream.read(_MAX_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        raise damaged from error
+        raise _damaged(file) from error
     if not isinstance(content, dict) or "order" not in content:
-        raise damaged
+        raise _damaged(file)
     parts = content.get("parts")
     if not isinstance(parts, int) or isinstance(parts, bool) or parts < 1:
-        raise damaged
+        raise _damaged(file)
     return content

@@ -58,11 +58,8 @@ def drift(  # noqa: PLR0913, PLR0917 - one parameter an option
         print_json(report.to_dict(), indent=1)
     else:
         _print(report)
-    if report.shared:
-        note(f"{report.shared} images are in both collections")
-    for name, repeated in zip(("reference", "current"), report.repeated, strict=True):
-        if repeated:
-            note(f"{repeated} {name} images repeat others: p-values are too small")
+    for text in report.notes:
+        note(text)
     if report.embeddings is None:
         note("the scores have no embeddings: lrclr score --embeddings writes them")
     if html is not None:
@@ -72,25 +69,21 @@ def drift(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def _print(report: DriftReport) -> None:
-    from lrclr.reports import fixed, spanned
+    from lrclr.reports import fixed, p_value, spanned
 
     out().print(f"{report.reference} reference images, {report.current} current images")
     numbers = ("before", "now", "now higher, or difference", "distance", "PSI", "adjusted p", "drift")
     table = new_table(None, ("finding or warning",), numbers)
     for each in report.findings:
         medians = (f"{each.reference[2]:.3f}", f"{each.current[2]:.3f}")
-        sizes = (f"{each.distance:.3f}", f"{each.stability:.3f}", _chance(each.adjusted))
+        sizes = (f"{each.distance:.3f}", f"{each.stability:.3f}", p_value(each.adjusted))
         table.add_row(each.name, *medians, spanned(each.higher, fixed), *sizes, "yes" if each.drifted else "")
     for rate in report.rates:
         difference = f"{rate.difference.value:+.3f} ({rate.difference.low:+.3f} to {rate.difference.high:+.3f})"
         shares = (f"{rate.reference:.1%}", f"{rate.current:.1%}")
-        table.add_row(rate.name, *shares, difference, "", "", _chance(rate.adjusted), "yes" if rate.drifted else "")
+        table.add_row(rate.name, *shares, difference, "", "", p_value(rate.adjusted), "yes" if rate.drifted else "")
     if report.embeddings is not None:
-        explained, p = f"{report.embeddings.explained:.1%} of variance", _chance(report.embeddings.adjusted)
+        explained, p = f"{report.embeddings.explained:.1%} of variance", p_value(report.embeddings.adjusted)
         distance = spanned(report.embeddings.distance, fixed)
         table.add_row("embeddings", "", "", explained, distance, "", p, "yes" if report.embeddings.drifted else "")
     out().print(table)
-
-
-def _chance(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -102,18 +102,19 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     three columns: boxes, JSON such as {"Edema": [[left, top, right, bottom]]} in pixels of the image; mask:NAME, a grey
     image whose pixels above 0 are the finding; or mask, an 8-bit image whose bit k is the k-th finding.
 
-    A bad row or an unreadable image ends the evaluation with exit code 1.
+    A bad row or an unreadable image ends the evaluation with exit code 1. So does an evaluation without any result: no
+    AUROC is defined, and nothing is located; its reports are written.
     """
     members = [model, *(ensemble or [])]
     _check_files(scores, against, members, keep=keep, preset=preset, findings=findings)
+    _check_outputs(output, scores, [dataset, *members, *filter(None, (validation, against, findings))])
     require("evaluate")
     from lrclr.auto import is_bundle
     from lrclr.cli._findings import load_findings
     from lrclr.datasets import read_dataset
-    from lrclr.evaluation import EvaluationOptions, is_scores, save_scores, store
+    from lrclr.evaluation import EvaluationOptions, is_scores, save_scores
     from lrclr.evaluation._reports import REPORTS, report_json, save_reports
     from lrclr.evaluation._store import check_storable
-    from lrclr.inference import ScoreCalibration
     from lrclr.reports import check_report_folder
 
     if output is not None:
@@ -156,23 +157,16 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         examples = _examples(judged, model, preset, server=server, **runner)
         save_reports(output, evaluation, comparison, examples)
     if keep:
-        present = ScoreCalibration.from_dict(judged.scores.models[0].info)
-        scale, bias = evaluation.score_scale, evaluation.score_bias
-        store(
-            model,
-            alpha=evaluation.alpha if judged.scores.fusion_trained else None,
-            score_scale=present.scale if scale is None else scale,
-            score_bias=present.bias if bias is None else bias,
-            finding_calibration=evaluation.finding_calibration,
-        )
+        _store(model, judged)
     # Last, since stdout may be closed.
     if as_json:
         print_utf8(report_json(evaluation, comparison))
     else:
         _print(evaluation, comparison)
     if keep:
-        note(f"{model}: stored the fitted values; the thresholds above are for them")
+        note(f"{model}: stored the fitted values; the thresholds of this evaluation are for them")
     _notes(judged, output)
+    evaluation.raise_undefined()
 
 
 def _reading(checkpoints: Sequence[Path], heads: str | None, activation: str | None, key: str | None) -> ReadOptions:
@@ -202,6 +196,18 @@ def _check_files(
         raise UsageError(
             "--store cannot be used with --preset, --findings or --ensemble",
             why="the fitted values are then not those of the model alone",
+        )
+
+
+def _check_outputs(output: Path | None, scores: Path | None, inputs: Sequence[Path]) -> None:
+    from lrclr._files import check_not_input, check_outside
+
+    for written in filter(None, (output, scores)):
+        check_not_input(written, inputs)
+        check_outside(written, inputs)
+    if output is not None and scores is not None and output.resolve() in scores.resolve().parents:
+        raise UsageError(
+            f"{scores} is inside {output}, which holds reports only", fix="Choose another place for the scores."
         )
 
 
@@ -249,6 +255,19 @@ def _evaluated(
         return evaluate_models(opened(), data, options, validation=fitting, on_rows=begin)
 
 
+def _store(model: Path, judged: EvaluationRun) -> None:
+    from lrclr.evaluation import store
+
+    calibration = judged.calibration
+    store(
+        model,
+        alpha=judged.evaluation.alpha if judged.scores.fusion_trained else None,
+        score_scale=calibration.scale,
+        score_bias=calibration.bias,
+        finding_calibration=calibration.findings,
+    )
+
+
 def _compared(
     judged: EvaluationRun,
     against: Path,
@@ -267,6 +286,7 @@ def _compared(
 
 def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
     from lrclr.evaluation._view import COMPARED, shown
+    from lrclr.reports import p_value
 
     places = {each.name: each for each in evaluation.grounding}
     split = evaluation.data["split"]
@@ -281,17 +301,23 @@ def _print(evaluation: Evaluation, comparison: Comparison | None) -> None:
             cells.append(shown(places[each.name].pointing) if each.name in places else "")
         table.add_row(each.name, str(each.positives), str(each.negatives), *cells)
     mean = evaluation.mean
-    last = [shown(mean.auroc), shown(mean.average_precision), shown(mean.f1)]
+    counted = [(mean.auroc, mean.findings), (mean.average_precision, mean.findings), (mean.f1, mean.f1_findings)]
+    counted += [(places["mean"].pointing, len(places) - 1)] if places else []
+    last = [
+        shown(figure) + ("" if count == mean.findings or figure.value is None else f", of {count}")
+        for figure, count in counted
+    ]
     table.add_section()
-    table.add_row("mean", "", "", *last, *([shown(places["mean"].pointing)] if places else []))
+    table.add_row(f"mean of {mean.findings}", "", "", *last)
     out().print(table)
     if comparison is None:
         return
     numbers = ["this", "other", "difference", "p, Holm"]
     table = new_table("Against the other model, paired", ("finding", "figure"), numbers, ("shown",))
     for one in comparison.differences:
-        figures = (shown(one.value), shown(one.against), shown(one.difference, 4), shown(one.p_family))
-        table.add_row(one.name, one.figure, *figures, one.verdict)
+        figures = (shown(one.value), shown(one.against), shown(one.difference, 4), p_value(one.p_family))
+        name = f"mean of {one.findings}" if one.name == "mean" else one.name
+        table.add_row(name, one.figure, *figures, one.verdict + (f": {one.reason}" if one.reason else ""))
     out().print(table)
     note(COMPARED)
 
@@ -318,11 +344,11 @@ def _examples(judged: EvaluationRun, path: Path, preset: str | None, **engine: A
 
 
 def _notes(judged: EvaluationRun, output: Path | None) -> None:
-    from lrclr.evaluation._view import notes_of
-
     for line, reason in judged.scores.failures:
         complain(f"line {line}: {reason}")
-    for text in notes_of(judged):
+    for line, reason in judged.validation.failures if judged.validation is not None else ():
+        complain(f"line {line}, to fit on: {reason}")
+    for text in judged.evaluation.notes:
         note(text)
     if output is not None:
         note(f"reports are in {output}")

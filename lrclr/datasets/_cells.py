@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from lrclr.datasets._rows import ABSENT, PRESENT, UNCERTAIN, Box
@@ -19,10 +19,21 @@ _LABELS: Final[dict[object, int | None]] = {
 _BIT: Final = "#bit"
 _MAX_FRAME: Final = 2**31
 _ROUNDED: Final = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d+")
+_NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
 
 
 class BadRowError(Exception):
-    """A row cannot be used. The text does not hold the content of a cell: that may be patient data."""
+    """A row cannot be used. The text does not hold the content of a cell: that may be patient data.
+
+    Attributes:
+        split: the row's split; ``None`` if it is not known.
+    """
+
+    split: str | None = None
+
+
+class BadPatientError(BadRowError):
+    """The patient of a row cannot be used."""
 
 
 def label_of(value: object) -> int | None:
@@ -70,11 +81,16 @@ def patient_of(text: str) -> str:
     """A patient's pseudonym.
 
     Raises:
-        BadRowError: a spreadsheet has rounded it (``1.23E+11``), so that several patients may share it.
+        BadPatientError: a spreadsheet has rounded it (``1.23E+11``), so that several patients may share it.
     """
     if _ROUNDED.fullmatch(text):
-        raise BadRowError("patient is a number that a spreadsheet has rounded; format its column as text")
+        raise BadPatientError("patient is a number that a spreadsheet has rounded; format its column as text")
     return text
+
+
+def are_numbers(patients: Iterable[str]) -> bool:
+    """Whether all pseudonyms look like numbers. pandas writes 7 as 7.0 if the column has gaps."""
+    return all(map(_NUMBER.fullmatch, patients))
 
 
 def boxes_of(value: object) -> dict[str, tuple[Box, ...]]:
@@ -98,9 +114,8 @@ def boxes_of(value: object) -> dict[str, tuple[Box, ...]]:
 
 
 def contradiction(labels: Mapping[str, int], boxes: Mapping[str, object]) -> str | None:
-    """The problem of a row that has boxes of a finding and the label 0."""
-    name = next((name for name in boxes if labels.get(name) == ABSENT), None)
-    return None if name is None else f"boxes and label {name!r} contradict each other"
+    """The finding of which a row has boxes, or a mask that is not empty, and the label 0."""
+    return next((name for name in boxes if labels.get(name) == ABSENT), None)
 
 
 def mask_of(cell: str) -> tuple[str, int | None]:

@@ -47,6 +47,13 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     return folded[near[0]] if near else None
 
 
+def nearest_finding(name: str, findings: Collection[str]) -> str | None:
+    """`nearest`, or the only finding that has all words of the name: "Pleural Effusion" for "Effusion"."""
+    words = set(finding_key(name).split())
+    longer = [each for each in findings if words <= set(finding_key(each).split())]
+    return nearest(name, findings) or (longer[0] if len(longer) == 1 else None)
+
+
 def similar_column(name: str) -> str | None:
     """The column of a dataset that a name probably means: ``boxes`` for ``box``, ``mask:Edema`` for ``Edema_mask``."""
     words = re.split(r"[\s_:./-]+", name.casefold())

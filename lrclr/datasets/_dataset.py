@@ -6,10 +6,11 @@ import hashlib
 import os
 import stat
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lrclr.datasets._cells import BadRowError
+from lrclr.datasets._cells import BadRowError, are_numbers
 from lrclr.datasets._lines import check_regular, csv_rows, text_lines
 from lrclr.datasets._row_readers import CsvRows, JsonRows
 from lrclr.datasets._rows import ImageDataset, Row, RowProblem, split_key
@@ -39,7 +40,8 @@ def read_dataset(
     CSV columns, of which only ``image`` is required:
 
     - ``image``: the file, relative to the dataset's folder or absolute.
-    - ``report``, ``split``, ``patient``; ``frame`` of a file that holds several.
+    - ``report``, ``split``, ``patient``; ``frame`` of a file that holds several. If all patients look like numbers,
+      ``7.0``, which pandas writes, is ``7``.
     - ``mask``: an 8-bit image in which bit k belongs to the k-th column of findings.
     - ``mask:FINDING``: an image in which every value above 0 is that finding; ``name.png#bit3`` for one bit of it.
     - ``boxes``: JSON, ``{"Finding": [[left, top, right, bottom], ...]}`` in pixels of the image.
@@ -80,7 +82,7 @@ def read_dataset(
     checks = _Checks(check_images=check_images, has_nul=has_nul)
     rows: list[Row] = []
     problems: list[RowProblem] = []
-    splits: defaultdict[str, set[str]] = defaultdict(set)
+    patients: dict[int, tuple[str, str]] = {}
     with text_lines(path) as lines:
         reader: RowReader = (
             JsonRows(path, folder, lines, findings)
@@ -89,10 +91,10 @@ def read_dataset(
         )
         for line, row in reader.rows():
             if isinstance(row, BadRowError):
-                problems.append(RowProblem(line, str(row)))
+                problems.append(RowProblem(line, str(row), row.split))
                 continue
-            if row.patient and row.split:
-                splits[row.patient].add(split_key(row.split))
+            if row.patient:
+                patients[row.line] = row.patient, row.split
             if problem := checks.problem(row):
                 problems.append(RowProblem(line, problem, row.split))
             else:
@@ -106,10 +108,13 @@ def read_dataset(
             f"{path} has no row that can be used",
             why=f"all {len(problems)} are bad; the first is line {problems[0].line}: {problems[0].text}",
         )
+    if are_numbers(patient for patient, _ in patients.values()):
+        patients = {line: (patient.removesuffix(".0"), split) for line, (patient, split) in patients.items()}
+        rows = [replace(row, patient=patients[row.line][0]) if row.patient.endswith(".0") else row for row in rows]
     if check_splits:
-        _check_leak(path, splits)
+        _check_leak(path, patients)
     names = reader.names
-    return ImageDataset(path, tuple(rows), names.spellings, tuple(problems), digest, names.unknown)
+    return ImageDataset(path, tuple(rows), names.spellings, tuple(problems), digest, names.unknown, names.listed)
 
 
 def check_format(path: Path) -> None:
@@ -187,13 +192,24 @@ def _digest(path: Path) -> tuple[str, bool]:
     return digest.hexdigest(), has_nul
 
 
-def _check_leak(path: Path, splits: Mapping[str, set[str]]) -> None:
-    """Raise UsageError if a patient is in several splits. `splits` are those of each patient."""
-    leaks = [names for names in splits.values() if len(names) > 1]
+def _check_leak(path: Path, patients: Mapping[int, tuple[str, str]]) -> None:
+    """Raise UsageError if a patient is in several splits.
+
+    Args:
+        path: the dataset.
+        patients: patient and split by line.
+    """
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for line, (patient, split) in patients.items():
+        if split:
+            found[patient].setdefault(split_key(split), line)
+    leaks = [splits for splits in found.values() if len(splits) > 1]
     if leaks:
-        names = sorted(set().union(*leaks))
+        # Without the names of the splits: a column of another kind may be called "split".
+        one = len(leaks) == 1
+        lines = " and ".join(str(line) for line in list(leaks[0].values())[:2])
         raise UsageError(
-            f"{path} has {len(leaks)} patient{'s' if len(leaks) > 1 else ''} in more than one split",
-            why=f"their images are in {', '.join(repr(name) for name in names)}, and scores would be too high",
+            f"{path} has {len(leaks)} patient{'' if one else 's'} in more than one split",
+            why=f"{'the' if one else 'the first'} patient is in lines {lines}, and scores would be too high",
             fix="Give all images of a patient the same split.",
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import Image
 
+from lrclr.datasets._rows import ABSENT
 from lrclr.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -26,18 +27,25 @@ _OVERHANG: Final = 0.01
 
 
 def check_places(row: Row, shape: tuple[int, int]) -> None:
-    """Raise what `row_mask` raises for any finding of a row; of masks only the headers are read.
+    """Raise what `row_mask` raises for any finding of a row. Masks of findings without the label 0 are not decoded.
 
     Args:
         row: the row.
         shape: height and width of the original image.
 
     Raises:
-        ImageError: a mask cannot be read, is not grey, or has another size than the image; or a box lies outside.
+        ImageError: a mask cannot be read, is not grey, has another size than the image, or is not empty and its finding
+            has the label 0; or a box lies outside.
     """
-    for file, bit in dict.fromkeys(row.masks.values()):
-        with _opened(file, bit, shape):
-            pass
+    pixels: dict[Path, NDArray[Any]] = {}
+    for mask in dict.fromkeys(row.masks.values()):
+        absent = [name for name, each in row.masks.items() if each == mask and row.labels.get(name) == ABSENT]
+        file, bit = mask
+        with _opened(file, bit, shape) as image:
+            if absent and file not in pixels:
+                pixels[file] = np.asarray(image)
+        if absent and _of_bit(pixels[file], bit).any():
+            raise ImageError(f"mask and label {absent[0]!r} contradict each other")
     for box in (box for boxes in row.boxes.values() for box in boxes):
         _slices(box, *shape)
 
@@ -148,6 +156,10 @@ def _opened(path: Path, bit: int | None, shape: tuple[int, int]) -> Iterator[Ima
 def _read_mask(path: Path, bit: int | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
     with _opened(path, bit, shape) as image:
         pixels = np.asarray(image)
+    return _of_bit(pixels, bit)
+
+
+def _of_bit(pixels: NDArray[Any], bit: int | None) -> NDArray[np.bool_]:
     if bit is None:
         return pixels > 0
     return (pixels >> np.uint8(bit)) & np.uint8(1) > 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from lrclr.datasets._cells import (
+    BadPatientError,
     BadRowError,
     boxes_of,
     contradiction,
@@ -63,6 +64,8 @@ class FindingNames:
         self._resolved: dict[str, str] = {}
         self._declared: set[str] = set()
         self._unknown: dict[str, UnknownName] = {}
+        self._columns: set[str] = set()
+        self.listed = False
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -86,12 +89,19 @@ class FindingNames:
             key = finding_key(bare)
             if not bare:
                 raise BadRowError("a finding has no name")
+            if column is not None:
+                self._columns.add(key)
             if name.startswith(DECLARED):
                 self._declared.add(key)
             elif not is_known(bare, self._known):
                 self._unknown.setdefault(key, UnknownName(bare, line, column))
             found = self._resolved[name] = self._spelling.setdefault(key, bare)
         return found
+
+    def quoted(self, name: str, kind: str) -> str:
+        """A finding for an error; without its name if that may be patient data, from a key of JSON or a cell."""
+        known = finding_key(name) in self._columns or is_known(name.strip(), self._known)
+        return f"{kind} {name!r}" if known else f"a {kind}"
 
     def respelt(self, values: Mapping[str, _Value], what: str, line: int) -> dict[str, _Value]:
         """A mapping by finding with this dataset's spellings.
@@ -151,6 +161,9 @@ class CsvRows:
             try:
                 yield line, self._row(line, cells)
             except BadRowError as error:
+                # Not of a patient that cannot be used, who may be in two splits.
+                if self._fits(cells) and "split" in self._at and not isinstance(error, BadPatientError):
+                    error.split = cells[self._at["split"]].strip()
                 yield line, error
 
     def _check_findings(self, columns: Sequence[str]) -> None:
@@ -175,9 +188,12 @@ class CsvRows:
                 fix=f"Use columns {FINDING_MASK}FINDING instead.",
             )
 
-    def _row(self, line: int, cells: Sequence[str]) -> Row:
+    def _fits(self, cells: Sequence[str]) -> bool:
         blank = cells[self._width :]
-        if len(cells) < self._width or len(blank) > self._blank or any(cell.strip() for cell in blank):
+        return len(cells) >= self._width and len(blank) <= self._blank and not any(cell.strip() for cell in blank)
+
+    def _row(self, line: int, cells: Sequence[str]) -> Row:
+        if not self._fits(cells):
             raise BadRowError(f"{len(cells)} cells instead of {self._width}")
 
         def cell(name: str) -> str:
@@ -233,9 +249,14 @@ class JsonRows:
         for line, text in enumerate(self._lines, start=1):
             if text.isspace():
                 continue
+            record = None
             try:
-                yield line, self._row(line, parse_json(text))
+                record = parse_json(text)
+                yield line, self._row(line, record)
             except BadRowError as error:
+                split = record.get("split", "") if isinstance(record, dict) else None
+                if isinstance(split, str) and not isinstance(error, BadPatientError):
+                    error.split = split.strip()
                 yield line, error
 
     def _row(self, line: int, record: object) -> Row:
@@ -253,7 +274,7 @@ class JsonRows:
             try:
                 labels[name] = label_of(value.strip() if isinstance(value, str) else value)
             except BadRowError as error:
-                raise BadRowError(f"label {name!r} {error}") from None
+                raise BadRowError(f"{self.names.quoted(name, 'label')} {error}") from None
         listed = record.get("findings") or []
         if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
             raise BadRowError("findings is not a list of names")
@@ -292,11 +313,12 @@ def _row(  # noqa: PLR0913
     pseudonym = patient_of(patient.strip())
     stated = {name: label for name, label in names.respelt(labels, "labels", line).items() if label is not None}
     for name in (names.spelling(each.strip(), line) for each in listed):
+        names.listed = True
         if stated.setdefault(name, PRESENT) != PRESENT:
-            raise BadRowError(f"findings and label {name!r} contradict each other")
+            raise BadRowError(f"findings and {names.quoted(name, 'label')} contradict each other")
     masks, located = names.respelt(masks, "masks", line), names.respelt(boxes, "boxes", line)
-    if problem := contradiction(stated, located):
-        raise BadRowError(problem)
+    if denied := contradiction(stated, located):
+        raise BadRowError(f"boxes and {names.quoted(denied, 'label')} contradict each other")
     text = report if report and not report.isspace() else None
     return Row(line, folder / image.strip(), text, stated, split.strip(), pseudonym, frame, masks, located)
 

@@ -15,7 +15,7 @@ PRESENT: Final = 1
 ABSENT: Final = 0
 UNCERTAIN: Final = -1
 USUAL_SPLITS: Final = ("train", "validation", "test")
-_SHOWN: Final = 5
+_FEW: Final = 5
 _SPLITS: Final = {"valid": "validation", "val": "validation"}
 
 
@@ -97,6 +97,7 @@ class ImageDataset:
         problems: rows that were left out.
         sha256: hash of the file.
         unknown: findings that are neither declared nor known; see `check_columns`.
+        listed: whether a row names its findings in ``findings``: those that it does not name are not stated.
     """
 
     path: Path
@@ -105,6 +106,7 @@ class ImageDataset:
     problems: tuple[RowProblem, ...]
     sha256: str
     unknown: tuple[UnknownName, ...] = ()
+    listed: bool = False
 
     @property
     def splits(self) -> dict[str, str]:
@@ -142,19 +144,18 @@ class ImageDataset:
     def no_split(self, name: str, *, fix: str) -> UsageError:
         """The error that no row is of a split; `fix` is what the user can do."""
         there = [each for each in self.splits.values() if each]
-        return UsageError(f"{self.path} has no split {name!r}", why=f"it has {_few(there) or 'none'}", fix=fix)
+        return UsageError(f"{self.path} has no split {name!r}", why=f"it has {_named(there) or 'none'}", fix=fix)
 
     def unused(self, *used: str) -> str:
         """Which rows are neither of these splits nor of one of the usual names; "" if there are none."""
         keys = {split_key(name) for name in (*used, *USUAL_SPLITS)}
         counts = Counter(row.split for row in self.rows if split_key(row.split) not in keys)
-        return _few([f"{count} of {repr(name) if name else 'no split'}" for name, count in counts.items()])
+        return _named([f"{count} of {repr(name) if name else 'no split'}" for name, count in counts.items()])
 
 
-def _few(texts: Sequence[str]) -> str:
-    """The first ones. Of very many splits, the names may be anything: the column may be a wrong one."""
-    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return f"{', '.join(texts[:_SHOWN])}{more}"
+def _named(splits: Sequence[str]) -> str:
+    """Few names, or the number of many: those may be patient data, since the column may be a wrong one."""
+    return ", ".join(splits) if len(splits) <= _FEW else f"{len(splits)} different ones"
 
 
 def split_key(name: str) -> str:

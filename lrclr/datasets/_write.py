@@ -165,8 +165,8 @@ def _check_names(rows: Sequence[Row], findings: Sequence[str], *, as_json: bool)
     if unknown:
         raise UsageError(f"a row names {min(unknown)!r}, which is not among the findings")
     for row in rows:
-        if problem := contradiction(row.labels, row.boxes):
-            raise UsageError("a row cannot be written", why=problem)
+        if denied := contradiction(row.labels, row.boxes):
+            raise UsageError("a row cannot be written", why=f"boxes and label {denied!r} contradict each other")
         edges = (str(row.image), row.split, row.patient)
         if any(text != text.strip() or "\0" in text for text in edges) or "\0" in (row.report or ""):
             raise UsageError("a row cannot be written", why="a name begins or ends with a space, or a NUL is in it")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lrclr.errors import MissingExtraError, UsageError
+from lrclr.errors import LrclrError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -19,6 +20,13 @@ EMBEDDING: Final = "image_embedding"
 _COLUMNS: Final = ("sha256", "bundle", "exact", "status", "warnings", "findings", "probability")
 _MOST_EMBEDDINGS: Final = 1000
 _SETTINGS: Final = b"lrclr.settings"
+SCORING: Final = {
+    "findings": "set of prompts (--findings)",
+    "alpha": "alpha",
+    "frame": "frame",
+    "refuse": "set of refused warnings (--refuse)",
+}
+"""Settings of `lrclr score` that change the scores of an image, or which images have scores."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Collection:
         failed: images without scores.
         digests: hashes of the images with scores.
         embeddings: float32 ``[M, D]`` of at most 1,000 images, drawn with a fixed seed; None if the rows have none.
+        settings: values of `SCORING` of the run; None if they are not known.
     """
 
     bundle: str
@@ -44,6 +53,7 @@ class Collection:
     failed: int
     digests: frozenset[str]
     embeddings: NDArray[np.float32] | None = None
+    settings: Mapping[str, Any] | None = None
 
     @property
     def scored(self) -> int:
@@ -59,7 +69,7 @@ def read_collection(path: Path) -> Collection:
             the rows are of several bundles, findings or other settings.
         MissingExtraError: pyarrow is not installed.
     """
-    files, table, has_embeddings = _read(path)
+    files, table, schema = _read(path)
     import pyarrow.compute as pc
 
     scored = table.filter(pc.field("status") == "scored")
@@ -81,12 +91,29 @@ def read_collection(path: Path) -> Collection:
     readable = all(isinstance(text, str) and text.isprintable() for text in (*findings, *codes))
     _require(path, "a name is not a printable text", readable)
     digests = frozenset(scored["sha256"].to_pylist())
-    embeddings = _embeddings(path, files, len(scored)) if has_embeddings else None
-    return Collection(bundle, exact, tuple(findings), probability, codes, len(table) - len(scored), digests, embeddings)
+    embeddings = _embeddings(path, files, len(scored)) if EMBEDDING in schema.names else None
+    return Collection(
+        bundle, exact, tuple(findings), probability, codes, len(table) - len(scored), digests, embeddings,
+        _scoring(path, schema.metadata or {}),
+    )  # fmt: skip
 
 
-def _read(path: Path) -> tuple[list[Path], Any, bool]:
-    """The Parquet files, their columns without the embeddings, which can be large, and whether they have embeddings."""
+def _scoring(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Any] | None:
+    """Settings of the run that wrote the files, which have their hash; None without them."""
+    from lrclr.archive._settings import read_settings
+
+    folder = path if path.is_dir() else path.parent
+    try:
+        run = read_settings(folder)
+    except LrclrError as error:
+        raise UsageError(error.what, why=error.why, fix="Run lrclr score again, into another folder.") from error
+    if run is None or metadata.get(_SETTINGS) != run.digest.encode():
+        return None
+    return {name: getattr(run, name) for name in SCORING}
+
+
+def _read(path: Path) -> tuple[list[Path], Any, Any]:
+    """The Parquet files, their columns without the embeddings, which can be large, and the schema of the first file."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -130,7 +157,7 @@ def _read(path: Path) -> tuple[list[Path], Any, bool]:
         table = pa.concat_tables([each.replace_schema_metadata(None).cast(types) for each in tables])
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path} cannot be read", why="it is not of lrclr score, or is damaged") from error
-    return files, table, EMBEDDING in schemas[0].names
+    return files, table, schemas[0]
 
 
 def _embeddings(path: Path, files: list[Path], scored: int) -> NDArray[np.float32]:

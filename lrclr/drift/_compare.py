@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy.stats import binomtest, fisher_exact, ks_2samp
 
+from lrclr.drift._collection import SCORING
 from lrclr.errors import DriftError, UsageError
 
 # Private: intervals and Holm's correction, as in evaluations.
@@ -140,6 +141,7 @@ class DriftReport:
         findings: one for each finding.
         rates: one for each warning that either collection has, and one for images without scores.
         embeddings: None if a collection has no embeddings.
+        unknown: collections of ``"reference"`` and ``"current"`` whose prompts and alpha are not known.
     """
 
     bundle: str
@@ -151,6 +153,21 @@ class DriftReport:
     findings: tuple[FindingDrift, ...]
     rates: tuple[RateDrift, ...]
     embeddings: EmbeddingDrift | None
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user has to know beside the figures."""
+        notes = [f"{self.shared} images are in both collections"] if self.shared else []
+        for name, repeated in zip(("reference", "current"), self.repeated, strict=True):
+            if repeated:
+                notes.append(f"{repeated} {name} images repeat others: p-values are too small")
+        if self.unknown:
+            notes.append(
+                f"prompts and alpha of the {' and the '.join(self.unknown)} scores are not known, and not compared: "
+                "give the folder that lrclr score wrote"
+            )
+        return notes
 
     @property
     def drifted(self) -> tuple[str, ...]:
@@ -161,7 +178,7 @@ class DriftReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report in JSON's types."""
-        return {**asdict(self), "drifted": list(self.drifted)}
+        return {**asdict(self), "drifted": list(self.drifted), "notes": self.notes}
 
     def raise_drifted(self) -> None:
         """Raise if there is drift.
@@ -182,8 +199,8 @@ def compare(reference: Collection, current: Collection, options: DriftOptions | 
     Each test is valid for independent images. Several images of one patient make p-values too small.
 
     Raises:
-        UsageError: the collections are not of the same bundle, findings and way of reading, or have fewer than 20
-            images with scores.
+        UsageError: the collections are not of the same bundle, findings, prompts, alpha and way of reading, or have
+            fewer than 20 images with scores.
     """
     options = options or DriftOptions()
     _check_comparable(reference, current)
@@ -218,6 +235,7 @@ def compare(reference: Collection, current: Collection, options: DriftOptions | 
         tuple(replace(each, **judged(each.distance, options.distance)) for each in findings),
         tuple(replace(each, **judged(each.difference.value or 0.0, options.rate)) for each in rates),
         replace(embeddings, **judged(embeddings.explained, options.explained)) if embeddings is not None else None,
+        tuple(name for name, each in (("reference", reference), ("current", current)) if each.settings is None),
     )
 
 
@@ -232,6 +250,14 @@ def _check_comparable(reference: Collection, current: Collection) -> None:
         raise UsageError("the collections have different findings", fix="Score both with the same findings.")
     if reference.exact != current.exact:
         raise UsageError("one collection was read with --exact and the other without", fix="Read both in the same way.")
+    if reference.settings is not None and current.settings is not None:
+        other = [words for key, words in SCORING.items() if reference.settings.get(key) != current.settings.get(key)]
+        if other:
+            raise UsageError(
+                f"the collections were scored with another {' and another '.join(other)}",
+                why="a difference of the scores could come from the settings",
+                fix="Score both with the same settings.",
+            )
     both = [each.embeddings for each in (reference, current) if each.embeddings is not None]
     if len({each.shape[1] for each in both}) > 1:
         raise UsageError("the embeddings of the collections have different lengths", why="they are of different models")

@@ -30,6 +30,7 @@ def html(report: DriftReport) -> str:
         version=__version__,
         sections=[*sections, ("method", "Method")],
         report=report,
+        remarks=[f"{text[0].upper()}{text[1:]}." for text in report.notes],
         sentences=SENTENCES,
         chart=_distributions(report.findings),
     )

@@ -18,6 +18,8 @@ from lrclr.evaluation._delong import (
     placements,
 )
 from lrclr.evaluation._grounding import located
+from lrclr.evaluation._grounding import too_few as too_few_located
+from lrclr.evaluation._metrics import too_few, undefined
 from lrclr.reports import Estimate
 from lrclr.text import finding_key
 
@@ -47,7 +49,9 @@ class Difference:
         p_family: Holm's p-value over all differences of the comparison: if no difference is real, the chance that any
             is below 0.05 is at most 5 %.
         verdict: "higher" or "lower" if `p_family` is below 0.05. "no difference shown" does not mean that the models
-            are equal: the interval gives the differences that are still possible.
+            are equal: the interval gives the differences that are still possible. "not defined" if there is no test.
+        reason: why the verdict is "not defined".
+        findings: number of findings in the mean; those without a test are not in it.
     """
 
     name: str
@@ -59,6 +63,8 @@ class Difference:
     p: float | None = None
     p_family: float | None = None
     verdict: Verdict = "no difference shown"
+    reason: str = ""
+    findings: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Contrast:
-    """A figure of two models, and each patient's contribution to the difference; ``None`` if it is not defined."""
+    """A figure of two models, and each patient's contribution to the difference; ``None`` if there is no test."""
 
     figure: Literal["auroc", "pointing"]
     name: str
@@ -92,13 +98,17 @@ class _Contrast:
     against: float | None
     influence: NDArray[np.float64] | None
     wide: tuple[Estimate, float] | None = None
+    reason: str = ""
+    findings: int = 1
 
     def tested(self) -> tuple[Estimate, float | None]:
         """The difference with its interval, and the p-value."""
         if self.wide is not None:
             return self.wide
-        if self.influence is None or self.value is None or self.against is None:
+        if self.value is None or self.against is None:
             return Estimate(None), None
+        if self.influence is None:
+            return Estimate(self.value - self.against), None
         return paired_difference(self.influence, self.value - self.against)
 
 
@@ -156,7 +166,10 @@ def _aurocs(scores: Scores, against: Scores, pairs: Sequence[tuple[int, int]]) -
         images = int((label >= 0).sum())
         one, two = (placements(label, ranking, scores.group) for ranking in (mine[:, f], other[:, g]))
         if one is None or two is None:
-            contrasts.append(_Contrast("auroc", scores.findings[f], images, None, None, None))
+            contrasts.append(_Contrast("auroc", scores.findings[f], images, None, None, None, reason=undefined(label)))
+            continue
+        if few := too_few(label, scores.group):
+            contrasts.append(_Contrast("auroc", scores.findings[f], images, one.area, two.area, None, reason=few))
             continue
         influence = one.influence - two.influence
         wide = None
@@ -174,23 +187,27 @@ def _pointing(scores: Scores, against: Scores, rows: Sequence[Row]) -> list[_Con
         twin = theirs.get(finding_key(each.name))
         if twin is None:
             continue
-        influence = mean_influence(each.image, each.figures["pointing"] - twin.figures["pointing"], scores.group)
+        few = too_few_located(each.image, scores.group)
+        difference = each.figures["pointing"] - twin.figures["pointing"]
+        influence = None if few else mean_influence(each.image, difference, scores.group)
         values = each.mean("pointing"), twin.mean("pointing")
-        contrasts.append(_Contrast("pointing", each.name, len(each.image), *values, influence))
+        contrasts.append(_Contrast("pointing", each.name, len(each.image), *values, influence, reason=few))
     return contrasts
 
 
 def _with_mean(contrasts: list[_Contrast]) -> list[_Contrast]:
-    """The contrasts, then their mean over the findings for which the figure is defined."""
+    """The contrasts, then their mean over the findings that can be tested."""
     if not contrasts:
         return []
     images = max(each.images for each in contrasts)
     known = [each for each in contrasts if each.influence is not None]
     if not known:
-        return [*contrasts, _Contrast(contrasts[0].figure, "mean", images, None, None, None)]
+        why = "no finding can be tested"
+        return [*contrasts, _Contrast(contrasts[0].figure, "mean", images, None, None, None, reason=why, findings=0)]
     value, against = (float(np.mean([getattr(each, side) for each in known])) for side in ("value", "against"))
     influence = np.mean([each.influence for each in known if each.influence is not None], axis=0)
-    return [*contrasts, _Contrast(contrasts[0].figure, "mean", images, value, against, influence)]
+    mean = _Contrast(contrasts[0].figure, "mean", images, value, against, influence, findings=len(known))
+    return [*contrasts, mean]
 
 
 def _judged(contrasts: Sequence[_Contrast]) -> tuple[Difference, ...]:
@@ -200,15 +217,13 @@ def _judged(contrasts: Sequence[_Contrast]) -> tuple[Difference, ...]:
     return tuple(
         Difference(
             each.name, each.figure, each.images, each.value, each.against, difference, p, p_family,
-            _verdict(difference.value, p_family),
+            "not defined" if each.reason else _verdict(difference.value, p_family), each.reason, each.findings,
         )
         for each, (difference, p), p_family in zip(contrasts, tested, adjusted, strict=True)
     )  # fmt: skip
 
 
 def _verdict(value: float | None, p: float | None) -> Verdict:
-    if value is None:
-        return "not defined"
-    if p is None or p >= 1.0 - LEVEL:
+    if value is None or p is None or p >= 1.0 - LEVEL:
         return "no difference shown"
     return "higher" if value > 0 else "lower"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 LEVEL: Final = 0.95
+LEAST_UNITS: Final = 3  # patients with a finding, and without it, that an interval or a test needs
 _Z: Final = float(norm.ppf(0.5 + LEVEL / 2))
 _STEPS: Final = 60  # bisections
 
@@ -57,6 +58,11 @@ class Placements:
     with_positive: int
     with_negative: int
     design_effect: float
+
+    @property
+    def few(self) -> bool:
+        """Whether a class is of too few patients for an interval."""
+        return min(self.with_positive, self.with_negative) < LEAST_UNITS
 
     @property
     def influence(self) -> Floats:
@@ -104,9 +110,11 @@ def _per_patient(deviation: Floats, group: NDArray[np.int64], patients: int) -> 
 
 
 def auroc_interval(placed: Placements | None) -> Estimate:
-    """An AUROC with its 95 % interval."""
+    """An AUROC with its 95 % interval; without one if a class is of too few patients."""
     if placed is None:
         return Estimate(None)
+    if placed.few:
+        return Estimate(placed.area)
     limits = [_score_limits(placed)]
     variance = float((placed.influence**2).sum())
     if 0.0 < placed.area < 1.0 and variance > 0.0:
@@ -153,12 +161,16 @@ def mean_interval(placed: Sequence[Placements | None]) -> Estimate:
         return Estimate(None)
     each = [auroc_interval(one) for one in known]
     value = np.array([one.value for one in each], np.float64)
-    below = value - np.array([one.low for one in each], np.float64)
-    above = np.array([one.high for one in each], np.float64) - value
+    if all(one.few for one in known):
+        return Estimate(float(value.mean()))
+    below = value - np.array([0.0 if one.low is None else one.low for one in each], np.float64)
+    above = np.array([1.0 if one.high is None else one.high for one in each], np.float64) - value
     influence = np.stack([one.influence for one in known])
     deviation = np.sqrt((influence**2).sum(axis=1))
     scale = np.outer(deviation, deviation)
-    together = np.divide(influence @ influence.T, scale, out=np.ones_like(scale), where=scale > 0.0).clip(min=0.0)
+    few = np.array([one.few for one in known])
+    estimated = (scale > 0.0) & ~(few[:, None] | few[None])
+    together = np.divide(influence @ influence.T, scale, out=np.ones_like(scale), where=estimated).clip(min=0.0)
     mean, count = float(value.mean()), len(known)
     low = mean - float(np.sqrt(max(below @ together @ below, 0.0))) / count
     high = mean + float(np.sqrt(max(above @ together @ above, 0.0))) / count

@@ -13,13 +13,14 @@ from lrclr.evaluation import _recognition
 from lrclr.evaluation._bootstrap import Resamples
 from lrclr.evaluation._compare import describe
 from lrclr.evaluation._grounding import ground
-from lrclr.evaluation._metrics import CRITERIA
+from lrclr.evaluation._metrics import CRITERIA, unit
 from lrclr.evaluation._platt import FittedCalibration, fit_calibration
 from lrclr.evaluation._presets import preset_named
 from lrclr.evaluation._result import Evaluation
 from lrclr.evaluation._scores import score_rows
 from lrclr.evaluation._select import Selection, check_rows, select
-from lrclr.inference import ZeroShotClassifier
+from lrclr.evaluation._view import notes_of
+from lrclr.inference import ScoreCalibration, ZeroShotClassifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -83,11 +84,24 @@ class EvaluationRun:
         evaluation: the figures.
         scores: all answers, with the alpha in effect.
         selection: rows and findings.
+        validation: answers for the images to fit on, or None.
     """
 
     evaluation: Evaluation
     scores: Scores
     selection: Selection
+    validation: Scores | None = None
+
+    @property
+    def calibration(self) -> ScoreCalibration:
+        """The calibration for `store`: the fitted values, and the earlier ones of `Evaluation.calibration_kept`."""
+        present = ScoreCalibration.from_dict(self.scores.models[0].info)
+        fitted = self.evaluation
+        shared = earlier = (present.scale, present.bias)
+        if fitted.score_scale is not None and fitted.score_bias is not None:
+            shared = (fitted.score_scale, fitted.score_bias)
+        own = {name: earlier for name in fitted.calibration_kept if shared != earlier}
+        return ScoreCalibration(*shared, {**own, **present.findings, **fitted.finding_calibration}, present.threshold)
 
 
 def evaluate(
@@ -165,7 +179,7 @@ def evaluate(
     if selection is None or scores is None:
         raise UsageError("no model is given to evaluate")
     evaluation, scores = evaluate_scores(scores, fitting, selection, dataset, options, validation=validation)
-    return EvaluationRun(evaluation, scores, selection)
+    return EvaluationRun(evaluation, scores, selection, fitting)
 
 
 def evaluate_scores(
@@ -201,11 +215,10 @@ def evaluate_scores(
     draws = Resamples(scores.group, options.resamples, options.seed)
     cuts = _recognition.thresholds(scores, fitting, criterion)
     findings, mean, skipped = _recognition.recognition(scores, cuts, fitted, draws)
-    by_patient = int(scores.group.max()) + 1 < len(scores)
     settings: dict[str, Any] = {
         "resamples": options.resamples,
         "seed": options.seed,
-        "resampled": "patients" if by_patient else "images",
+        "resampled": unit(scores.group),
         "resamples_without_a_class": skipped,
         "preset": options.preset,
         "threshold": criterion,
@@ -229,8 +242,9 @@ def evaluate_scores(
         score_bias=fit.shared[1] if fit.shared else None,
         finding_calibration=dict(fit.own),
         not_calibrated=dict(fit.refused),
+        calibration_kept=(*fit.kept, *selection.not_labelled) if fit else (),
     )
-    return evaluation, scores
+    return replace(evaluation, notes=tuple(notes_of(evaluation, scores, selection))), scores
 
 
 def _data(
@@ -244,7 +258,7 @@ def _data(
         "manifest_sha256": dataset.sha256,
         "split": selection.split,
         "images": len(scores),
-        "patients": int(scores.group.max()) + 1,
+        "patients": int(scores.group.max()) + 1 if any(row.patient for row in selection.rows) else None,
         "unreadable": len(scores.failures),
         "unreadable_lines": [line for line, _ in scores.failures],
         "rows_left_out": len(selection.problems),
@@ -255,6 +269,7 @@ def _data(
             "split": selection.validation_split,
             "images": len(fitting),
             "unreadable": len(fitting.failures),
+            "rows_left_out": len(selection.validation_problems),
         }
     return data
 

@@ -11,6 +11,8 @@ import numpy as np
 from lrclr.datasets import PRESENT, patch_coverage, row_mask
 from lrclr.errors import LrclrError
 from lrclr.evaluation._bootstrap import estimate, mean_of, resampled, share
+from lrclr.evaluation._delong import LEAST_UNITS
+from lrclr.evaluation._metrics import few_units
 from lrclr.evaluation._result import Grounding
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.reports import Estimate
@@ -112,6 +114,8 @@ def ground(scores: Scores, rows: Sequence[Row], resamples: Resamples) -> tuple[G
         figures += ["pointing", "mass"]
     statistics = [share(each.image, each.figures[figure]) for figure in figures for each in findings]
     samples = resampled(resamples, statistics).reshape(len(figures), len(findings), -1)
+    few = [too_few(each.image, resamples.group) for each in findings]
+    samples[:, [bool(why) for why in few]] = np.nan
     drawn = dict(zip(figures, samples, strict=True))
     result = [
         _summary(
@@ -119,6 +123,7 @@ def ground(scores: Scores, rows: Sequence[Row], resamples: Resamples) -> tuple[G
             len(each.image),
             {figure: estimate(each.mean(figure), drawn[figure][number]) for figure in figures},
             {name: each.mean(f"{name}_chance") for name in ("pointing", "hit", "mass")},
+            few[number],
         )
         for number, each in enumerate(findings)
     ]
@@ -130,7 +135,15 @@ def ground(scores: Scores, rows: Sequence[Row], resamples: Resamples) -> tuple[G
     return (*result, _summary("mean", images, means, chances))
 
 
-def _summary(name: str, images: int, figures: dict[str, Estimate], chances: dict[str, float]) -> Grounding:
+def too_few(image: NDArray[np.int64], group: NDArray[np.int64]) -> str:
+    """Why figures of these images have neither intervals nor tests; "" if they are of enough patients."""
+    count = len(np.unique(group[image]))
+    return "" if count >= LEAST_UNITS else few_units(count, "with a mask or box", group)
+
+
+def _summary(
+    name: str, images: int, figures: dict[str, Estimate], chances: dict[str, float], no_interval: str = ""
+) -> Grounding:
     return Grounding(
         name=name,
         images=images,
@@ -142,6 +155,7 @@ def _summary(name: str, images: int, figures: dict[str, Estimate], chances: dict
         mass=figures.get("mass", Estimate(None)),
         mass_rollout=figures["mass_rollout"],
         mass_chance=chances["mass"],
+        no_interval=no_interval,
     )
 
 

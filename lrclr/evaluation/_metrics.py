@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from lrclr.evaluation._delong import LEAST_UNITS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,6 +32,30 @@ def undefined(label: Labels) -> str:
     if present:
         return "every labelled image has it"
     return "no labelled image has it" if absent else "no image is labelled for it"
+
+
+def too_few(label: Labels, group: NDArray[np.int64]) -> str:
+    """Why a finding has figures but neither intervals nor tests; "" if both classes are of enough patients.
+
+    Args:
+        label: ``[N]``.
+        group: ``[N]``, each image's patient, numbered from 0 without gaps.
+    """
+    for truth, which in ((1, "with it"), (0, "without it")):
+        count = len(np.unique(group[label == truth]))
+        if 0 < count < LEAST_UNITS:
+            return few_units(count, which, group)
+    return ""
+
+
+def few_units(count: int, which: str, group: NDArray[np.int64]) -> str:
+    """The reason for missing intervals and tests."""
+    return f"only {count} {unit(group)[: None if count > 1 else -1]} {which}; an interval or a test needs {LEAST_UNITS}"
+
+
+def unit(group: NDArray[np.int64]) -> str:
+    """What is independent: "patients", or "images" if each image is of another patient or patients are not given."""
+    return "patients" if int(group.max()) + 1 < len(group) else "images"
 
 
 def auroc(label: Labels, score: Floats) -> float | None:

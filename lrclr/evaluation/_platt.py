@@ -39,17 +39,19 @@ class FittedCalibration:
             refused.
         own: scale and bias by finding.
         refused: reasons for findings without own values; under "" the reason for missing shared values.
+        kept: findings of `refused` that keep their earlier values: those without labels, and those with own ones.
     """
 
     shared: tuple[float, float] | None
     own: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
     def applied(self, scores: Scores) -> Floats:
-        """``[F, 2]``: scale and bias of each finding; without a fit those in effect."""
+        """``[F, 2]``: scale and bias of each finding; without a fit, and of those in `kept`, the earlier ones."""
         table = np.array(scores.calibration, np.float64)
         for f, name in enumerate(scores.findings):
-            pair = self.own.get(name, self.shared)
+            pair = self.own.get(name, None if name in self.kept else self.shared)
             if pair is not None:
                 table[f] = pair
         return table
@@ -69,16 +71,20 @@ def fit_calibration(validation: Scores, alpha: float) -> FittedCalibration:
     gaps = np.stack([model.gap(alpha) for model in validation.models])
     own: dict[str, tuple[float, float]] = {}
     refused: dict[str, str] = {}
+    earlier = validation.models[0].info.get("finding_calibration", {})
+    kept = []
     for f, name in enumerate(validation.findings):
         fit = fit_platt(validation.labels[:, f], gaps[:, :, f])
         if isinstance(fit, str):
             refused[name] = fit
+            if name in earlier or not (validation.labels[:, f] >= 0).any():
+                kept.append(name)
         else:
             own[name] = fit
     shared = fit_platt(validation.labels.ravel(), gaps.reshape(len(gaps), -1))
     if isinstance(shared, str):
-        return FittedCalibration(None, own, {**refused, "": shared})
-    return FittedCalibration(shared, own, refused)
+        return FittedCalibration(None, own, {**refused, "": shared}, tuple(kept))
+    return FittedCalibration(shared, own, refused, tuple(kept))
 
 
 def fit_platt(label: Labels, gap: Floats) -> tuple[float, float] | str:

@@ -105,6 +105,11 @@ def recognition(
     probability = scores.probability(scores.alpha)
     scaled = None if fitted is None else scores.probability(scores.alpha, fitted)
     points, samples = _figures(scores, rankings["auroc"], probability, cuts, draws)
+    few = [metrics.too_few(scores.labels[:, f], scores.group) for f in range(len(scores.findings))]
+    skipped = {name: int(np.isnan(samples["average_precision"][f]).sum()) for f, name in enumerate(scores.findings)}
+    # As intervals of AUROCs: resamples of one or two patients do not show how much patients differ.
+    for figures in samples.values():
+        figures[[bool(why) for why in few]] = np.nan
     findings = []
     for f, name in enumerate(scores.findings):
         label = scores.labels[:, f]
@@ -124,6 +129,7 @@ def recognition(
                 negatives=int((label == 0).sum()),
                 left_out=int((label < 0).sum()),
                 undefined=why,
+                no_interval=few[f],
                 auroc=area("auroc"),
                 average_precision=figure("average_precision"),
                 auroc_global=area("auroc_global"),
@@ -145,13 +151,10 @@ def recognition(
         auroc_global=mean_interval(placed["auroc_global"]),
         auroc_local=mean_interval(placed.get("auroc_local", ())),
         f1=mean_of(points["f1"], samples["f1"]),
+        f1_findings=sum(value is not None for value in points["f1"]),
     )
-    skipped = {
-        name: int(np.isnan(samples["average_precision"][f]).sum())
-        for f, name in enumerate(scores.findings)
-        if not findings[f].undefined
-    }
-    return tuple(findings), mean, {name: n for name, n in skipped.items() if n}
+    counted = {each.name for each in findings if not (each.undefined or each.no_interval)}
+    return tuple(findings), mean, {name: count for name, count in skipped.items() if count and name in counted}
 
 
 def _figures(

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.evaluation import _charts as charts
 from lrclr.evaluation._result import SCHEMA_VERSION, json_text
-from lrclr.evaluation._view import COMPARED, INTERVALS, ORIGINS, calibration_rows, published_rows, refusals, shown
+from lrclr.evaluation._view import (
+    COMPARED,
+    INTERVALS,
+    ORIGINS,
+    calibration_rows,
+    people,
+    published_rows,
+    refusals,
+    shown,
+)
 from lrclr.reports import fixed, render, save_report_files
 
 if TYPE_CHECKING:
@@ -65,6 +74,7 @@ def html(evaluation: Evaluation, comparison: Comparison | None = None, examples:
     calibrated = [each for each in evaluation.findings if each.calibration_error is not None or each.reliability]
     values = _values(evaluation, comparison)
     sections = (
+        ("notes", "Notes", evaluation.notes),
         ("recognition", "Recognition", True),
         ("decisions", "Decisions", any(each.threshold is not None for each in evaluation.findings)),
         ("calibration", "Calibration", calibrated),
@@ -90,6 +100,11 @@ def html(evaluation: Evaluation, comparison: Comparison | None = None, examples:
         calibrated=calibrated,
         fitted=any(each.calibration_error_scaled is not None for each in calibrated),
         compared=_compared(comparison.differences if comparison else ()),
+        not_tested=[
+            f"Not defined: {_FIGURES[each.figure]} of {each.name}: {each.reason}."
+            for each in (comparison.differences if comparison else ())
+            if each.reason
+        ],
         pictures=_pictures(examples),
         lists=[
             ("Model", model),
@@ -107,6 +122,8 @@ def _values(evaluation: Evaluation, comparison: Comparison | None) -> dict[str, 
         "evaluation": evaluation,
         "model": evaluation.model,
         "data": evaluation.data,
+        "people": people(evaluation.data),
+        "fitting": {"unreadable": 0, "rows_left_out": 0, **evaluation.data.get("validation", {})},
         "settings": settings,
         "mean": evaluation.mean,
         "comparison": comparison,

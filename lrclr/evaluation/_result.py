@@ -6,11 +6,16 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lrclr.errors import LrclrError
+
 if TYPE_CHECKING:
     from lrclr.reports import Estimate
 
 SCHEMA_VERSION = 1
 _DECIMALS = 6
+_EXACT = frozenset(
+    {"threshold", "p", "p_family", "score_scale", "score_bias", "finding_calibration", "calibration_in_effect"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,7 @@ class FindingQuality:
         name: the finding.
         positives, negatives: numbers of images; uncertain and unlabelled ones are `left_out`.
         undefined: why the figures below are ``None``; "" if they are defined.
+        no_interval: why they have no intervals; "" if both classes are of enough patients.
         auroc, average_precision: figures of the combined score.
         auroc_global, auroc_local: AUROC of the global and the local score alone.
         threshold: probability above which the finding counts as present, chosen on validation; ``None`` without it.
@@ -37,6 +43,7 @@ class FindingQuality:
     negatives: int
     left_out: int
     undefined: str
+    no_interval: str
     auroc: Estimate
     average_precision: Estimate
     auroc_global: Estimate
@@ -53,7 +60,7 @@ class FindingQuality:
 
 @dataclass(frozen=True, slots=True)
 class MeanQuality:
-    """Means over the findings for which a figure is defined."""
+    """Means over the findings for which a figure is defined: `findings`, and of F1 `f1_findings`."""
 
     findings: int
     auroc: Estimate
@@ -61,6 +68,7 @@ class MeanQuality:
     auroc_global: Estimate
     auroc_local: Estimate
     f1: Estimate
+    f1_findings: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,7 @@ class Grounding:
         mass: region attention inside the mask; a patch counts by the share that the mask covers.
         mass_rollout: the same for importance, normalised over the regions.
         mass_chance: share of the input that the mask covers.
+        no_interval: why the figures have no intervals; "" if the images are of enough patients.
     """
 
     name: str
@@ -90,6 +99,7 @@ class Grounding:
     mass: Estimate
     mass_rollout: Estimate
     mass_chance: float | None
+    no_interval: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,8 @@ class Evaluation:
 
     Attributes:
         model: kind ("checkpoint" or "bundle"), hash, precision, engine.
-        data: hash of the dataset, split, images, unreadable images, rows left out.
+        data: hash of the dataset, split, images, patients (``None`` if the dataset does not give them), unreadable
+            images, rows left out.
         settings: bootstrap resamples, seed, preset, splits.
         environment: versions and machine.
         alpha: weight of the local score in effect, and ``alpha_from``: "model", "given" or "validation".
@@ -123,6 +134,9 @@ class Evaluation:
         score_scale, score_bias: fitted on validation for findings without own values; ``None`` without a fit.
         finding_calibration: scale and bias fitted on validation, by finding.
         not_calibrated: reasons for findings without own values; under "" the reason for missing shared values.
+        calibration_kept: findings that keep their earlier scale and bias: those without labels, and those with earlier
+            values of their own whose fit was refused.
+        notes: what a user has to know beside the figures: rows and findings that do not count, what was not fitted.
         findings: figures of each finding, in order.
         mean: means over findings.
         grounding: figures of each finding with masks, then "mean"; empty without masks.
@@ -142,11 +156,27 @@ class Evaluation:
     score_bias: float | None = None
     finding_calibration: dict[str, tuple[float, float]] = field(default_factory=dict)
     not_calibrated: dict[str, str] = field(default_factory=dict)
+    calibration_kept: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def raise_undefined(self) -> None:
+        """Raise if the evaluation has no result.
+
+        Raises:
+            LrclrError: no AUROC is defined, and nothing is located.
+        """
+        if not self.mean.findings and not self.grounding:
+            raise LrclrError(
+                "the evaluation has no result",
+                why="no finding has images with it and images without it, and none has masks or boxes",
+                fix="Label images without a finding with 0, or evaluate more images.",
+            )
 
     def to_json(self) -> str:
         """The evaluation as JSON, with its schema version.
 
-        Floats are rounded to six decimals, so that evaluations can be compared with `diff`.
+        Figures are rounded to six decimals, so that evaluations can be compared with `diff`. Thresholds, scales, biases
+        and p-values are not rounded.
         """
         return json_text({"schema": SCHEMA_VERSION, **asdict(self)})
 
@@ -160,7 +190,7 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, _DECIMALS)
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
+        return {key: each if key in _EXACT else _rounded(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(each) for each in value]
     return value

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lrclr.datasets import SKIP, check_apart, check_columns, raise_bad_rows, split_key
-from lrclr.datasets._columns import is_known
+from lrclr.datasets import SKIP, UNCERTAIN, check_apart, check_columns, raise_bad_rows, split_key
+from lrclr.datasets._columns import nearest_finding
 from lrclr.datasets._rows import USUAL_SPLITS
 from lrclr.errors import UsageError
 from lrclr.text import FindingSet, finding_key
@@ -34,9 +34,12 @@ class Selection:
         validation: rows to fit thresholds, alpha and calibration on; may be empty.
         findings: the requested findings for which the dataset has labels.
         not_labelled: the requested findings for which it has none.
-        not_asked: findings that the dataset declares and that are neither requested nor of a public data set.
+        validation_problems: rows of the split to fit on that cannot be used.
+        not_asked: findings of the dataset that are not requested, to the requested one of a similar name, or None.
         unused: number and split of rows of unusual splits that are not used, as a text; may be empty.
         unlabelled_places: for each finding, the number of rows with a mask or box but without a label.
+        uncertain_places: for each finding, the number of rows with a mask or box in which it is uncertain.
+        listed: whether the dataset names findings in ``findings``.
     """
 
     split: str
@@ -46,9 +49,12 @@ class Selection:
     findings: FindingSet
     not_labelled: tuple[str, ...]
     validation_split: str = ""
-    not_asked: tuple[str, ...] = ()
+    validation_problems: tuple[RowProblem, ...] = ()
+    not_asked: Mapping[str, str | None] = field(default_factory=dict)
     unused: str = ""
     unlabelled_places: Mapping[str, int] = field(default_factory=dict)
+    uncertain_places: Mapping[str, int] = field(default_factory=dict)
+    listed: bool = False
 
 
 def select(
@@ -90,8 +96,7 @@ def select(
         )
     missing = tuple(name for name in asked.names if finding_key(name) not in labelled)
     wanted = {finding_key(name) for name in asked.names}
-    places = _unlabelled_places(rows, wanted)
-    unasked = tuple(name for name in dataset.findings if finding_key(name) not in wanted and not is_known(name))
+    unasked = (name for name in dataset.findings if finding_key(name) not in wanted)
     return Selection(
         chosen,
         rows,
@@ -100,9 +105,12 @@ def select(
         FindingSet(kept),
         missing,
         validation_split=fitted.rows[0].split if fitted.rows else "",
-        not_asked=unasked,
+        validation_problems=fitted.problems,
+        not_asked={name: nearest_finding(name, asked.names) for name in unasked},
         unused=dataset.unused(chosen, validation_split),
-        unlabelled_places=places,
+        unlabelled_places=_places(rows, wanted, None),
+        uncertain_places=_places(rows, wanted, UNCERTAIN),
+        listed=dataset.listed,
     )
 
 
@@ -147,12 +155,13 @@ def _parts(
     return chosen, dataset.only(chosen), fitted
 
 
-def _unlabelled_places(rows: Sequence[Row], wanted: set[str]) -> dict[str, int]:
+def _places(rows: Sequence[Row], wanted: set[str], label: int | None) -> dict[str, int]:
+    """For each finding, the number of rows with a mask or box of it and this label."""
     counts: Counter[str] = Counter()
     for row in rows:
         # A mask of bits belongs to all findings of its row.
         masked = (name for name, (_, bit) in row.masks.items() if bit is None)
-        counts.update({*masked, *row.boxes} - row.labels.keys())
+        counts.update(name for name in {*masked, *row.boxes} if row.labels.get(name) == label)
     return {name: count for name, count in counts.items() if finding_key(name) in wanted}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 NONE: Final = "–"
@@ -38,15 +39,18 @@ def significant(value: float | None, digits: int = 3) -> str:
     """A number with three significant digits and without an exponent; a dash for None."""
     if value is None:
         return NONE
-    if value == 0:
-        return "0"
     shown = f"{value:.{digits}g}"
-    return f"{value:,.0f}" if "e" in shown or abs(value) >= 1000 else shown
+    return f"{value:,.0f}" if "e+" in shown or abs(value) >= 1000 else f"{Decimal(shown):f}"
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
     """A number with that many decimals; a dash for None."""
     return NONE if value is None else f"{value:.{digits}f}"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value with three decimals, never as 0; a dash for None."""
+    return "< 0.001" if p is not None and p < 0.001 else fixed(p)
 
 
 def percent(value: float | None, digits: int = 0) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr._markdown import clean, in_markdown
 from lrclr.errors import MissingExtraError
-from lrclr.reports._estimate import NONE, fixed, percent, signed, significant, span, spanned
+from lrclr.reports._estimate import NONE, fixed, p_value, percent, signed, significant, span, spanned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +58,7 @@ def _environment(kind: str, folder: Path | None) -> Environment:
     )
     environment.filters |= {
         "fixed": fixed,
+        "p_value": p_value,
         "percent": percent,
         "signed": signed,
         "significant": significant,

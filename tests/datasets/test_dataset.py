@@ -241,7 +241,7 @@ def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_patient_in_two_splits_is_refused(tmp_path: Path) -> None:
     text = f"image,split,patient\n1,train,{SECRET}\n2,test,{SECRET}\n3,train,b\n4,,b\n5,test,\n6,train,\n"
-    with pytest.raises(UsageError, match=r"has 1 patient in more than one split: .*'test', 'train'") as caught:
+    with pytest.raises(UsageError, match=r"has 1 patient in more than one split: .*lines 2 and 3") as caught:
         read_dataset(dataset(tmp_path, text), check_images=False)
     assert SECRET not in str(caught.value)
     assert len(read_dataset(dataset(tmp_path, text.replace("test", "train")), check_images=False).rows) == 6
@@ -407,3 +407,55 @@ def test_comparisons_grow_linearly_with_the_columns(tmp_path: Path) -> None:
     names = ["image", *(CountedName(f"label:Finding {number}") for number in range(3000))]
     CsvRows(tmp_path / "wide.csv", tmp_path, iter([(1, names)]))
     assert CountedName.compared < 20 * len(names)
+
+
+@pytest.mark.parametrize(
+    ("patients", "expected"),
+    [
+        (("7", "7.0", "12.0", ""), ["7", "7", "12", ""]),
+        (("7.0", "7.5", "007.0", "8"), ["7", "7.5", "007", "8"]),
+        (("7", "7.0", "p7", "8.0"), ["7", "7.0", "p7", "8.0"]),
+    ],
+)
+def test_numbers_of_patients_that_pandas_wrote_are_unified(
+    tmp_path: Path, patients: tuple[str, ...], expected: list[str]
+) -> None:
+    text = "image,split,patient\n" + "".join(f"{n},train,{patient}\n" for n, patient in enumerate(patients))
+    read = read_dataset(dataset(tmp_path, text), check_images=False)
+    assert [row.patient for row in read.rows] == expected
+    leaking = text.replace("1,train", "1,test")
+    if expected[0] == expected[1]:
+        with pytest.raises(UsageError, match="has 1 patient in more than one split"):
+            read_dataset(dataset(tmp_path, leaking), check_images=False)
+    else:
+        read_dataset(dataset(tmp_path, leaking), check_images=False)
+
+
+def test_a_bad_row_belongs_to_its_split(tmp_path: Path) -> None:
+    table = dataset(tmp_path, "image,split,patient,Edema\n1,test,,1\n2,train,,x\n3,train,1.2E+11,1\n4,train\n")
+    lines = json_lines(
+        tmp_path, {"image": "1", "split": "test"}, {"image": "2", "split": "train", "labels": {"Edema": 7}}, 3
+    )
+    for path, test, train in ((table, [4, 5], [3, 4, 5]), (lines, [3], [2, 3])):
+        read = read_dataset(path, check_images=False)
+        # A row whose split is not known, or whose patient may be in two splits, is in both.
+        assert [problem.line for problem in read.only("test").problems] == test
+        assert [problem.line for problem in read.only("train").problems] == train
+
+
+def test_names_that_may_be_patient_data_are_not_in_errors(tmp_path: Path) -> None:
+    for labels, found in (({SECRET: "x"}, []), ({SECRET: 0}, [SECRET])):
+        read = read_dataset(
+            json_lines(tmp_path, {"image": "1"}, {"image": "2", "labels": labels, "findings": found}),
+            check_images=False,
+        )
+        (problem,) = read.problems
+        assert "a label" in problem.text
+        assert SECRET not in problem.text
+    text = "image,split,patient\n" + "".join(f"{n},{SECRET} {n},{n // 2}\n" for n in range(12))
+    with pytest.raises(UsageError, match="has 6 patients in more than one split") as caught:
+        read_dataset(dataset(tmp_path, text), check_images=False)
+    assert SECRET not in str(caught.value)
+    read = read_dataset(dataset(tmp_path, text), check_images=False, check_splits=False)
+    assert str(read.no_split("test", fix="x")).count("12 different ones") == 1
+    assert read.unused("test") == "12 different ones"

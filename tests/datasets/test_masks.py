@@ -164,3 +164,21 @@ def test_a_mask_of_another_image_size_is_refused() -> None:
         with pytest.raises(UsageError, match="holds no patch"):
             patch_coverage(np.ones((30, 40), np.bool_), geometry, size)
     assert not patch_coverage(np.zeros((30, 40), np.bool_), geometry, 32).any()
+
+
+def test_a_mask_and_the_label_0_contradict_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.full((9, 13), 2, np.uint8)).save(path)
+    bits = {"Mass": (path, 0), "Edema": (path, 1)}
+    for masks, label, wrong in (
+        ({"Edema": (path, None)}, 0, True),
+        ({"Edema": (path, None)}, 1, False),
+        ({"Edema": (path, None)}, -1, False),
+        (bits, 0, True),
+    ):
+        row = Row(2, Path("a.png"), labels={"Edema": label, "Mass": 0}, masks=masks)
+        if wrong:
+            with pytest.raises(ImageError, match="mask and label 'Edema' contradict each other"):
+                check_places(row, (9, 13))
+        else:
+            check_places(row, (9, 13))

@@ -310,3 +310,30 @@ def test_repeated_images_are_counted() -> None:
     one, other = collection(1), collection(2)
     report = compare(replace(one, digests=frozenset(list(one.digests)[:150])), other)
     assert report.repeated == (50, 0)
+
+
+def test_repeated_images_are_noted_on_the_page() -> None:
+    one = collection(1)
+    report = compare(replace(one, digests=frozenset(list(one.digests)[:150])), collection(2))
+    assert "50 reference images repeat others: p-values are too small." in html(report)
+    assert "50 reference images repeat others: p-values are too small" in report.to_dict()["notes"]
+
+
+def test_scores_of_other_settings_are_refused(scored: Path, fp32_bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    own = read_collection(scored)
+    assert own.settings is not None
+    score(scored.parent / "in", tmp_path / "other", ScoreOptions(fp32_bundle, alpha=0.125))
+    assert main(["drift", str(scored), str(tmp_path / "other")]) == 2
+    assert "the collections were scored with another alpha: " in capsys.readouterr().err
+    with pytest.raises(UsageError, match="another set of prompts"):
+        compare(own, replace(own, settings={**own.settings, "findings": "other"}))
+    (tmp_path / "other" / "_run.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"_run\.json is damaged"):
+        read_collection(tmp_path / "other")
+    # A file alone does not have its settings.
+    part = tmp_path / "alone.parquet"
+    part.write_bytes(next(scored.glob("part-*.parquet")).read_bytes())
+    assert read_collection(part).settings is None
+    assert read_collection(next(scored.glob("part-*.parquet"))).settings == own.settings
+    report = compare(own, replace(own, settings=None))
+    assert report.notes[-1].startswith("prompts and alpha of the current scores are not known")

@@ -56,6 +56,10 @@ def test_the_variance_equals_delongs_and_obuchowskis(images: int, levels: int, e
     correction = np.sqrt(m / max(m - 1, 1) * n / max(n - 1, 1))
     variance += 2 * correction * (sums_of_present * sums_of_absent).sum() / len(present) / len(absent)
     assert (placed.influence**2).sum() == pytest.approx(variance, abs=1e-12)
+    if min(m, n) < 3:
+        found = auroc_interval(placed)
+        assert (found.value, found.low, found.high) == (placed.area, None, None)
+        return
     low, value, high = interval(auroc_interval(placed))
     assert 0.0 <= low <= value <= high <= 1.0
     assert low < high
@@ -82,10 +86,12 @@ def test_images_of_one_patient_widen_the_interval() -> None:
     assert np.ptp(interval(together)) > 1.5 * np.ptp(interval(apart))
 
 
-@pytest.mark.parametrize("patients", [{}, {"each": 3, "correlation": 0.7}], ids=["images", "patients"])
-def test_intervals_have_their_coverage_with_few_positives(patients: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("least", "patients"), [(5, {}), (9, {"each": 3, "correlation": 0.7})], ids=["images", "patients"]
+)
+def test_intervals_have_their_coverage_with_few_positives(least: int, patients: dict[str, float]) -> None:
     """A coarse check: 250 draws have a standard error of 1.4 points."""
-    for area, positives in product((0.7, 0.85, 0.97), (5, 10, 20, 50)):
+    for area, positives in product((0.7, 0.85, 0.97), (least, 10, 20, 50)):
         draw = np.random.default_rng(4)
         held = 0
         for _ in range(250):
@@ -103,6 +109,22 @@ def test_the_interval_of_a_mean_has_its_coverage() -> None:
         low, _, high = interval(mean_interval([*samples, None]))
         held += low <= areas.mean() <= high
     assert held >= 0.93 * 200
+
+
+def test_a_finding_of_two_patients_makes_the_interval_of_the_mean_wider() -> None:
+    draw, group = np.random.default_rng(0), np.arange(220) // 2
+    label = (draw.random(220) < 0.3).astype(np.int8)
+    many = placements(label, draw.normal(size=220) + label, group)
+    rare = (np.arange(220) < 4).astype(np.int8)
+    few = placements(rare, draw.normal(size=220) + rare, group)
+    assert many is not None
+    assert few is not None
+    assert few.with_positive == 2
+    low, value, high = interval(mean_interval([many, few]))
+    # The AUROC of the second finding may be anything from 0 to 1.
+    assert low < value - few.area / 2
+    assert high > value + (1.0 - few.area) / 2
+    assert mean_interval([few, few]).low is None
 
 
 def test_equal_models_rarely_differ_significantly() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,20 +13,34 @@ from sklearn.metrics import roc_auc_score
 
 from lrclr import Bundle, FindingSet, ZeroShotClassifier
 from lrclr.bundle import write_manifest
-from lrclr.datasets import read_dataset
+from lrclr.datasets import ImageDataset, read_dataset
 from lrclr.errors import GateError, UsageError
-from lrclr.evaluation import EvaluationOptions, EvaluationRun, compare, evaluate, markdown, score_rows, select, store
+from lrclr.evaluation import (
+    EvaluationOptions,
+    EvaluationRun,
+    Selection,
+    compare,
+    evaluate,
+    evaluate_scores,
+    markdown,
+    score_rows,
+    select,
+    store,
+)
+
+# Private: the reports as texts, without a folder.
+from lrclr.evaluation._reports import html as page
+from lrclr.evaluation._reports import report_json
 from lrclr.images import read_image
 from lrclr.inference import ScoreCalibration
 from lrclr.preprocessing import PreprocessSpec
+from lrclr.reports import p_value
 from tests import bundles
 from tests.kept_exports import exporting_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from lrclr.datasets import ImageDataset
     from lrclr.evaluation import Evaluation
     from tests.evaluation.conftest import MakeScores
 
@@ -465,3 +480,58 @@ def test_stored_values_are_in_the_checkpoint(checkpoint_folder: Path, data_file:
     for wrong in (data_file, tmp_path):
         with pytest.raises(UsageError, match="cannot hold fitted values"):
             store(wrong, alpha=0.5, score_scale=1.0)
+
+
+def test_too_few_patients_have_no_interval_and_no_test(make_scores: MakeScores) -> None:
+    draw = np.random.default_rng(0)
+    labels = np.stack([np.arange(60) < 4, draw.random(60) < 0.5], axis=1).astype(np.int8)
+    gap = labels + draw.normal(size=labels.shape)
+    for group, reason in (
+        (np.arange(60) // 2, "only 2 patients with it; an interval or a test needs 3"),
+        (np.arange(60) // 4, "only 1 patient with it; an interval or a test needs 3"),
+    ):
+        scores = make_scores(labels, gap, group=group)
+        selection = Selection("", (), (), (), FindingSet.from_names(scores.findings), ())
+        table = ImageDataset(Path("x.csv"), (), scores.findings, (), "")
+        evaluation, _ = evaluate_scores(scores, scores, selection, table, EvaluationOptions(resamples=100))
+        rare, common = evaluation.findings
+        assert rare.no_interval == reason
+        for each in (rare.auroc, rare.average_precision, rare.f1, rare.sensitivity, rare.specificity):
+            assert (each.value is None, each.low, each.high) == (False, None, None)
+        assert None not in (common.auroc.low, common.average_precision.low, evaluation.mean.auroc.low)
+        assert evaluation.mean.average_precision.low is None
+        comparison = compare(scores, make_scores(labels, gap + draw.normal(size=gap.shape), group=group))
+        first, second, mean = comparison.differences
+        assert (first.verdict, first.p, first.difference.low, first.reason) == ("not defined", None, None, reason)
+        assert first.difference.value is not None
+        assert (second.reason, mean.findings, mean.value) == ("", 1, second.value)
+        for text in (
+            markdown(evaluation, comparison),
+            page(evaluation, comparison),
+            report_json(evaluation, comparison),
+        ):
+            assert text.count(reason) >= 2
+
+
+def test_reports_have_the_notes_and_the_numbers_in_full(
+    classifier: ZeroShotClassifier, data: ImageDataset, evaluated: EvaluationRun
+) -> None:
+    evaluation = evaluated.evaluation
+    assert any("the dataset has no labels of" in text for text in evaluation.notes)
+    content = json.loads(evaluation.to_json())
+    assert content["notes"] == list(evaluation.notes)
+    assert [each["threshold"] for each in content["findings"]] == [each.threshold for each in evaluation.findings]
+    small = replace(evaluation.findings[0], threshold=0.0000123456789)
+    few = replace(evaluation, findings=(small, *evaluation.findings[1:]))
+    for text in (markdown(few), page(few)):
+        assert "0.00001235" in text
+        assert "not fitted: Edema" in text
+    alone = replace(data, rows=tuple(replace(row, patient="") for row in data.only("test").rows))
+    unknown = evaluate(classifier, alone, replace(OPTIONS, resamples=0)).evaluation
+    assert unknown.data["patients"] is None
+    for text in (markdown(unknown), page(unknown)):
+        assert "26 images, patients not given" in text
+
+
+def test_a_p_value_is_never_0() -> None:
+    assert [p_value(p) for p in (None, 0.0, 0.00099, 0.001, 1.0)] == ["–", "< 0.001", "< 0.001", "0.001", "1.000"]

@@ -101,7 +101,7 @@ def test_fitted_values_are_stored(bundle_folder: Path, make_data: MakeData, tmp_
     assert call(folder, data, "--json", "--store", *alpha) == 0
     captured = capsys.readouterr()
     fitted = json.loads(captured.out)
-    assert "the thresholds above are for them" in captured.err
+    assert "the thresholds of this evaluation are for them" in captured.err
     scoring = Bundle(folder).manifest.scoring
     stored = scoring["finding_calibration"]
     assert stored
@@ -337,3 +337,93 @@ def test_without_scikit_learn_the_extra_is_named(
     )
     assert call(bundle_folder, data_file) == 2
     assert "pip install '.[evaluate]'" in capsys.readouterr().err
+
+
+def test_bad_rows_to_fit_on_are_reported(
+    bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture
+) -> None:
+    numbers = itertools.count()
+
+    def change(row: dict[str, str]) -> dict[str, str]:
+        number = next(numbers) if row["split"] == "validation" else -1
+        if number == 0:
+            return {**row, "edema": "yes"}
+        return {**row, "image": str(tmp_path / "bad.png")} if number == 1 else row
+
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    folder = tmp_path / "report"
+    assert call(bundle_folder, make_data({}, change), "--skip-bad-rows", "--json", "-o", folder) == 0
+    captured = capsys.readouterr()
+    fitted = json.loads(captured.out)["data"]["validation"]
+    assert (fitted["images"], fitted["rows_left_out"], fitted["unreadable"]) == (12, 1, 1)
+    assert "1 rows to fit on were left out; line 28: column 'edema' is not" in captured.err
+    assert "line 29, to fit on: " in captured.err
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        assert "Left out of the rows to fit on: 1 images that could not be read, 1 rows" in text
+        assert "1 rows to fit on were left out" in text
+
+
+def test_a_bad_label_in_another_split_is_not_counted(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
+    numbers = itertools.count()
+
+    def change(row: dict[str, str]) -> dict[str, str]:
+        if row["split"] == "validation":
+            return {**row, "split": "train", "edema": "yes" if next(numbers) == 0 else row["edema"]}
+        return row
+
+    assert call(bundle_folder, make_data({}, change), "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["data"]["rows_left_out"] == 0
+    assert "left out" not in captured.err
+
+
+def test_outputs_do_not_replace_inputs(bundle_folder: Path, data_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    first = tmp_path / "first.npz"
+    first.write_bytes(b"scores")
+    (tmp_path / "report").mkdir()
+    for arguments, message in (
+        (("--against", first, "--scores", first), "is one of the files to read"),
+        (("--scores", bundle_folder / "new.npz"), "is inside"),
+        (("-o", bundle_folder / "report"), "is inside"),
+        (("-o", bundle_folder), "is one of the files to read"),
+        (("-o", tmp_path / "report", "--scores", tmp_path / "report" / "new.npz"), "which holds reports only"),
+    ):
+        assert call(bundle_folder, data_file, *arguments) == 2
+        assert message in capsys.readouterr().err
+    assert first.read_bytes() == b"scores"
+    assert not (bundle_folder / "new.npz").exists()
+
+
+def test_findings_with_a_similar_name_are_noted(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
+    assert call(bundle_folder, make_data({"Fracture": "Effusion", "Pneumothorax": "Nodule"}), "--json") == 0
+    assert "not judged: Nodule, Effusion (did you mean Pleural Effusion?)" in capsys.readouterr().err
+
+
+def test_an_evaluation_without_a_defined_auroc_fails_after_the_reports(
+    bundle_folder: Path, make_data: MakeData, tmp_path: Path, capsys: Capture
+) -> None:
+    def change(row: dict[str, str]) -> dict[str, str]:
+        present = "edema" if row["edema"] == "1" else ""
+        return {**row, "edema": "", "Pneumothorax": "", "Fracture": present, "mask": ""}
+
+    table = make_data({"Fracture": "findings"}, change)
+    assert call(bundle_folder, table, "--json", "-o", tmp_path / "report") == 1
+    captured = capsys.readouterr()
+    assert "the evaluation has no result" in captured.err
+    for text in ("no AUROC is defined", "findings that `findings` does not list count as not stated"):
+        assert text in captured.err
+        assert any(text in each for each in json.loads(captured.out)["notes"])
+    assert "no AUROC is defined" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_places_of_an_uncertain_finding_are_noted(bundle_folder: Path, make_data: MakeData, capsys: Capture) -> None:
+    boxes = itertools.chain(['{"Edema": [[1, 1, 9, 9]]}'], itertools.repeat(""))
+    numbers = itertools.count()
+
+    def change(row: dict[str, str]) -> dict[str, str]:
+        edema = "-1" if next(numbers) == 0 else row["edema"]
+        return {**row, "edema": edema, "mask": "", "Fracture": next(boxes)}
+
+    assert call(bundle_folder, make_data({"Fracture": "boxes"}, change)) == 0
+    assert "1 rows have a mask or box of edema, which is uncertain there" in " ".join(capsys.readouterr().err.split())

@@ -74,8 +74,8 @@ def test_only_positive_images_with_boxes_are_evaluated(make_scores: MakeScores) 
     each, mean = ground(scores, rows, Resamples(scores.group, 200, 0))
     assert (each.name, each.images, mean.name, mean.images) == ("finding 0", 2, "mean", 2)
     assert each.pointing.value == 0.5
-    assert each.pointing.low == 0.0
-    assert each.pointing.high == 1.0
+    assert (each.pointing.low, mean.pointing.low) == (None, None)
+    assert each.no_interval == "only 2 images with a mask or box; an interval or a test needs 3"
     assert each.hit_rate_chance == pytest.approx(2 / 16)
     assert each.mass_rollout.value == pytest.approx(0.5 * 0.375)
     assert ground(scores, [], Resamples(scores.group, 10, 0)) == ()

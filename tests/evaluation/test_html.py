@@ -80,6 +80,7 @@ def quality(name: str, numbers: Numbers, *, validated: bool) -> FindingQuality:
         negatives=1042,
         left_out=27,
         undefined="",
+        no_interval="",
         auroc=numbers.estimate(),
         average_precision=numbers.estimate(),
         auroc_global=numbers.estimate(numbers.value(0.47, 0.8)),
@@ -99,7 +100,7 @@ def undefined(name: str) -> FindingQuality:
     nothing = dict.fromkeys(("auroc", "average_precision", "auroc_global", "auroc_local"), NONE)
     decisions = dict.fromkeys(("f1", "sensitivity", "specificity"), NONE)
     return FindingQuality(
-        name, 0, 1188, 12, "no image has it", **nothing, threshold=None, **decisions,
+        name, 0, 1188, 12, "no image has it", "", **nothing, threshold=None, **decisions,
         calibration_error=None, calibration_error_scaled=None, roc=(), reliability=(),
     )  # fmt: skip
 
@@ -147,7 +148,7 @@ def evaluation(names: Sequence[str] = NAMES, *, validated: bool = True, masks: b
         alpha_sweep=tuple((i / 10, 0.84 - 0.3 * (i / 10 - 0.4) ** 2 + 1e-6) for i in range(11)) if validated else (),
         score_scale=21.73 if validated else None,
         findings=findings,
-        mean=MeanQuality(findings=len(findings) - 1, **means, f1=f1),
+        mean=MeanQuality(findings=len(findings) - 1, **means, f1=f1, f1_findings=len(findings) - 2),
         grounding=tuple(located),
         score_bias=-0.613 if validated else None,
         finding_calibration={names[0]: (31.9, 0.274)} if validated else {},
@@ -216,7 +217,7 @@ def test_the_page_has_every_figure(full_page: str) -> None:
         assert f"\n{estimate.value:.3f}" in text
         assert f"{estimate.low:.3f}–{estimate.high:.3f}" in text
     for finding in result.findings[:-1]:
-        assert f"{finding.threshold:.4f}" in text
+        assert f"\n{finding.threshold:.4g}\n" in text
         for value in (finding.calibration_error, finding.calibration_error_scaled):
             assert f"\n{value:.3f}\n" in text
         for mean, share, count in finding.reliability:
@@ -226,7 +227,7 @@ def test_the_page_has_every_figure(full_page: str) -> None:
             assert f"\n{chance:.3f}\n" in text
     for alpha, area in result.alpha_sweep:
         assert f"\n{alpha:.3g}\n{area:.4f}\n" in text
-    assert "\nevery other\n21.73\n-0.613\n" in text
+    assert "\nevery other labelled finding\n21.73\n-0.613\n" in text
     assert f"\n{NAMES[0]}\n31.9\n0.274\n" in text
     assert f"Not fitted: {NAMES[1]}: 3 validation images have it" in text
     assert "0.932" in text
@@ -376,7 +377,7 @@ def test_an_untrained_head_is_explained_once_and_its_figures_are_dashes() -> Non
 
 
 def test_a_page_with_undefined_findings_only() -> None:
-    mean = MeanQuality(0, NONE, NONE, NONE, NONE, NONE)
+    mean = MeanQuality(0, NONE, NONE, NONE, NONE, NONE, 0)
     result = replace(evaluation(validated=False, masks=False), findings=(undefined("Edema"),), mean=mean)
     page_ = Html(page(result, None, ()))
     assert "not defined: no image has it" in page_.text

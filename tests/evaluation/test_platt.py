@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from sklearn.calibration import _SigmoidCalibration
 from sklearn.metrics import roc_auc_score
+
+from lrclr import FindingSet
+from lrclr.datasets import ImageDataset
+from lrclr.evaluation import EvaluationOptions, EvaluationRun, Selection, evaluate_scores
 
 # Private: the fit is compared with scikit-learn's on invented scores.
 from lrclr.evaluation import _metrics as metrics
@@ -134,3 +140,37 @@ def test_a_calibration_applies_to_the_models_own_findings_only() -> None:
     # Other prompts have other scores, for which nothing was fitted.
     scale, bias = calibration.of(FindingSet((Finding("Edema", ("wet lungs",)),)), own)
     assert (scale.tolist(), bias.tolist()) == ([2.0], [0.5])
+
+
+def test_a_store_keeps_the_values_of_findings_that_are_not_fitted(make_scores: MakeScores) -> None:
+    gap = np.random.default_rng(5).normal(size=(400, 5))
+    rare = np.arange(400) < 5
+    labels = np.stack([labels_of(gap[:, 0], 4.0, -2.0), rare, rare, np.full(400, -2), np.full(400, -1)], axis=1)
+    names = ("finding 0", "finding 1", "finding 2", "finding 3", "finding 4", "absent", "absent with own")
+    own = {"finding 0": [9.0, 0.0], "finding 1": [8.0, 1.0], "finding 4": [6.0, 3.0], "absent with own": [7.0, 2.0]}
+    scores = make_scores(labels, gap, score_scale=2.0, score_bias=0.5, finding_calibration=own)
+    scores = replace(scores, calibration=np.array([own.get(name, [2.0, 0.5]) for name in names[:5]]))
+    found = FindingSet.from_names(names[:5])
+    selection = Selection("", (), (), (), found, names[5:])
+    table = ImageDataset(Path("x.csv"), (), names[:5], (), "")
+    options = EvaluationOptions(use_fitted=True, resamples=0, alpha=0.0)
+    evaluation, judged = evaluate_scores(scores, scores, selection, table, options)
+    assert evaluation.score_scale is not None
+    assert evaluation.score_bias is not None
+    stored = EvaluationRun(evaluation, judged, selection).calibration
+    scale, bias = stored.of(FindingSet.from_names(names), FindingSet.from_names(names))
+    expected = [
+        evaluation.finding_calibration["finding 0"],
+        (8.0, 1.0),
+        (evaluation.score_scale, evaluation.score_bias),
+        (2.0, 0.5),
+        (6.0, 3.0),
+        (2.0, 0.5),
+        (7.0, 2.0),
+    ]
+    assert np.stack([scale, bias], axis=1) == pytest.approx(np.array(expected, np.float32))
+    # The figures are those of the stored model.
+    assert judged.calibration == pytest.approx(np.array(expected[:5]), rel=1e-6)
+    assert (
+        "the earlier scale and bias stay: finding 1, finding 3, finding 4, absent, absent with own" in evaluation.notes
+    )

@@ -11,8 +11,9 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 from transformers import CLIPConfig, CLIPTokenizer
 
-from lrclr.checkpoints._network import TowerFacts
+from lrclr.checkpoints._network import HIGHEST_TOKEN, TowerFacts
 from lrclr.errors import CheckpointError, LrclrError, UsageError
+from lrclr.model import LEGACY_EOS
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import ClipTokenizer
 
@@ -109,7 +110,10 @@ def _facts_from_transformers(config: CLIPConfig) -> list[TowerFacts]:
     for name, own in (("vision", ("image_size", "patch_size")), ("text", ("max_position_embeddings",))):
         tower = getattr(config, f"{name}_config")
         sizes = tuple((field, getattr(tower, field)) for field in (*fields, *own))
-        facts.append(TowerFacts(CONFIG, name, tower.num_attention_heads, tower.hidden_act, tower.layer_norm_eps, sizes))
+        eos = getattr(tower, "eos_token_id", None)
+        end = HIGHEST_TOKEN if eos == LEGACY_EOS else eos
+        heads = tower.num_attention_heads
+        facts.append(TowerFacts(CONFIG, name, heads, tower.hidden_act, tower.layer_norm_eps, sizes, end))
     return facts
 
 
@@ -214,6 +218,7 @@ def _facts_from_open_clip(file: Path) -> list[TowerFacts]:
                     ("num_hidden_layers", _whole(text, "layers", 12)),
                     ("max_position_embeddings", _whole(text, "context_length", 77)),
                 ),
+                HIGHEST_TOKEN,
             ),
         ]
     except UsageError as error:
@@ -317,6 +322,26 @@ def tokenizer_beside(
         data = byte_pairs(folder, CLIPTokenizer).to_str().encode()
         return ClipTokenizer(data, source=str(folder), context_length=context)
     return None
+
+
+def check_padding(folder: Path, tokenizer: ClipTokenizer) -> None:
+    """Refuse padding with a higher number than the end, of a network that reads a prompt at its highest token.
+
+    The original code may read such a prompt at its padding.
+
+    Raises:
+        CheckpointError: the ``tokenizer_config.json`` of the folder names such padding.
+    """
+    file = folder / "tokenizer_config.json"
+    padding = read_json(file).get("pad_token") if file.is_file() else None
+    name = padding.get("content") if isinstance(padding, dict) else padding
+    number = Tokenizer.from_buffer(tokenizer.data).token_to_id(name) if isinstance(name, str) else None
+    if number is not None and number > tokenizer.eot_id:
+        raise CheckpointError(
+            f"{file} describes a tokenizer that lrclr cannot read",
+            why=f"the network reads a prompt at its highest token, and padding ({name}) is token {number}, above the "
+            f"end, {tokenizer.eot_id}",
+        )
 
 
 def byte_pairs(folder: Path, kind: type[CLIPTokenizer | RobertaTokenizer], **settings: Any) -> Tokenizer:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from lrclr.text import ClipTokenizer
+
 _LAYER: Final = re.compile(r"^(vision|text)_model\.encoder\.layers\.(\d+)\.")
 TOWERS: Final = ("vision", "text")
 _SHOWN: Final = {"vision": "image", "text": "text"}
@@ -43,6 +45,7 @@ _SIZES: Final = (
     "text_projection.weight",
 )
 _EPS: Final = 1e-5
+HIGHEST_TOKEN: Final = "highest_token"  # noqa: S105 - not a password
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class TowerFacts:
         activation: transformers' name of the activation.
         eps: epsilon of layer normalisation.
         sizes: configuration fields that the shapes must agree with.
+        end: where a prompt ends: the number of a token, or ``"highest_token"``.
     """
 
     source: str
@@ -64,6 +68,7 @@ class TowerFacts:
     activation: str | None = None
     eps: float | None = None
     sizes: tuple[tuple[str, int], ...] = ()
+    end: int | str | None = None
 
 
 def facts_from_options(heads: tuple[int, ...] | None, activation: str | None) -> list[TowerFacts]:
@@ -83,6 +88,30 @@ def facts_from_modules(modules: Mapping[str, object]) -> list[TowerFacts]:
         elif isinstance(fact, str) and (known := activations.get(fact.rpartition(".")[2].lower())):
             facts.append(TowerFacts("a module in the file", tower, activation=known))
     return facts
+
+
+def text_end(ends: Iterable[int | str], tokenizer: ClipTokenizer, path: Path) -> str:
+    """`LrclrConfig.text_end` of a network with this tokenizer.
+
+    Args:
+        ends: where a prompt ends, by each source: see `TowerFacts.end`.
+        tokenizer: of the network.
+        path: path of the weights, for errors.
+
+    Raises:
+        CheckpointError: the tokenizer ends a prompt otherwise, or the sources contradict each other.
+    """
+    # Where no token was added behind the end, the highest token is the end.
+    is_highest = tokenizer.vocab_size == tokenizer.eot_id + 1
+    found = {tokenizer.eot_id if end == HIGHEST_TOKEN and is_highest else end for end in ends}
+    if found not in ({tokenizer.eot_id}, {HIGHEST_TOKEN}):
+        shown = " and ".join("its highest token" if end == HIGHEST_TOKEN else f"token {end}" for end in found)
+        raise CheckpointError(
+            f"the tokenizer does not fit the network in {path}",
+            why=f"it ends a prompt with token {tokenizer.eot_id}; the network reads a prompt at {shown}",
+            fix="Give the network's own with --tokenizer FILE, a tokenizer.json.",
+        )
+    return HIGHEST_TOKEN if HIGHEST_TOKEN in found else "eos_token"
 
 
 def check_consistent(config: LrclrConfig, facts: Iterable[TowerFacts], path: Path) -> None:

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 from transformers import CLIPConfig, CLIPTokenizer
 
-from lrclr.checkpoints._network import HIGHEST_TOKEN, TowerFacts
+from lrclr.checkpoints._network import HIGHEST_TOKEN, TowerFacts, facts_from_config
 from lrclr.errors import CheckpointError, LrclrError, UsageError
 from lrclr.model import LEGACY_EOS
 from lrclr.preprocessing import PreprocessSpec
@@ -113,7 +113,8 @@ def _facts_from_transformers(config: CLIPConfig) -> list[TowerFacts]:
         eos = getattr(tower, "eos_token_id", None)
         end = HIGHEST_TOKEN if eos == LEGACY_EOS else eos
         heads = tower.num_attention_heads
-        facts.append(TowerFacts(CONFIG, name, heads, tower.hidden_act, tower.layer_norm_eps, sizes, end))
+        settings = {"activation": tower.hidden_act, "eps": tower.layer_norm_eps, "sizes": sizes, "end": end}
+        facts.append(facts_from_config(CONFIG, name, heads=heads, **settings))
     return facts
 
 
@@ -193,13 +194,13 @@ def _facts_from_open_clip(file: Path) -> list[TowerFacts]:
         if model.get("init_logit_bias") is not None:
             raise UsageError("it is trained with a sigmoid loss, whose bias lrclr's CLIP network does not have")
         return [
-            TowerFacts(
+            facts_from_config(
                 OPEN_CLIP,
                 "vision",
-                width // head_width,
-                _activation(gelu, vision),
-                _epsilon(vision),
-                (
+                heads=width // head_width,
+                activation=_activation(gelu, vision),
+                eps=_epsilon(vision),
+                sizes=(
                     ("hidden_size", width),
                     ("num_hidden_layers", _whole(vision, "layers", 12)),
                     ("image_size", _side(vision.get("image_size", 224))),
@@ -207,18 +208,18 @@ def _facts_from_open_clip(file: Path) -> list[TowerFacts]:
                     ("projection_dim", _whole(model, "embed_dim", 0)),
                 ),
             ),
-            TowerFacts(
+            facts_from_config(
                 OPEN_CLIP,
                 "text",
-                _whole(text, "heads", 8),
-                _activation(gelu, text),
-                _epsilon(text),
-                (
+                heads=_whole(text, "heads", 8),
+                activation=_activation(gelu, text),
+                eps=_epsilon(text),
+                sizes=(
                     ("hidden_size", _whole(text, "width", 512)),
                     ("num_hidden_layers", _whole(text, "layers", 12)),
                     ("max_position_embeddings", _whole(text, "context_length", 77)),
                 ),
-                HIGHEST_TOKEN,
+                end=HIGHEST_TOKEN,
             ),
         ]
     except UsageError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ KINDS: Final[Mapping[str, tuple[Any, ...]]] = {
 
 
 def cleaning_of(
-    text: Mapping[str, Any], file: Path, kinds: Iterable[str] = tuple(KINDS), default: str = "whitespace"
+    text: Mapping[str, Any], file: Path, kinds: Collection[str] = tuple(KINDS), default: str = "whitespace"
 ) -> str:
     """The kind of cleaning that the ``text_cfg`` of `file` asks for.
 

@@ -74,8 +74,6 @@ def load_transformers(folder: Path, raw: Mapping[str, Any], files: list[Path], o
     known = ("projection_dim", "logit_scale_init_value", "text_config", "vision_config", "text_end")
     config = config_from(LrclrConfig, {key: clip[key] for key in known if key in clip}, folder)
     found = _found(read_shards(folder, files), config, folder, options)
-    for derived in ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"):
-        found.state.pop(derived, None)
     model = model_from_state(config, found.state, folder, fusion_expected=False)
     _check_tokenizer(tokenizer, config, folder)
     return Checkpoint(

@@ -183,7 +183,7 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
     state = renamed(found.state) if is_openai else found.state
     beside = facts_beside(folder)
     caller = facts_from_options(options.get("heads"), options.get("activation"))
-    facts = [*caller, *beside, *facts_from_modules(found.modules)]
+    facts = [*caller, *beside, *facts_from_modules(found.modules, found.state, path)]
     config = config_of(state, facts, path)
     assumed: list[str] = list(config.assumed or ())
     vision, text = config.vision_config, config.text_config
@@ -205,10 +205,11 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
         shown = ", ".join(found.left_out[:3])
         assumed.append(f"tensors beside the network that do not belong to it: {len(found.left_out)} ({shown})")
     # OpenAI's code and open_clip's take the highest token; a network of transformers has the number of its end token.
-    ends = {one.end for one in facts if one.end is not None} or {HIGHEST_TOKEN if is_openai else tokenizer.eot_id}
-    config.text_end = text_end(ends, tokenizer, path)
+    ends = {one.end for one in facts if one.end is not None}
+    config.text_end = text_end(ends or {HIGHEST_TOKEN if is_openai else tokenizer.eot_id}, tokenizer, path)
     if config.text_end == HIGHEST_TOKEN:
         check_padding(folder, tokenizer)
+        assumed += [] if ends else ["end of a prompt: its token with the highest number"]
     text.eos_token_id, text.bos_token_id, config.assumed = tokenizer.eot_id, tokenizer.bos_id, assumed
     model = model_from_state(config, state, path, fusion_expected=False)
     return Checkpoint(

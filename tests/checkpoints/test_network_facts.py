@@ -91,6 +91,8 @@ def test_wide_heads_are_set_by_options(like_vit_h: OpenAiClip, weights: Path, pr
     assert_same_embeddings(read, like_vit_h, prompts)
     assert read.assumed == (
         "layer norm epsilon: 1e-05 (image) and 1e-05 (text)",
+        "pooling: CLS (image) and the prompt's end (text)",
+        "attention: causal (text)",
         "preprocessing: chexzero",
     )
     # Each of these facts matters: another value changes the embeddings.
@@ -243,6 +245,8 @@ def test_openais_networks_need_no_option(
         f"attention heads: {heads} (image) and {text_heads} (text), as OpenAI published of these sizes",
         "activation: quick_gelu (image) and quick_gelu (text), as in OpenAI's networks (open_clip's own have gelu)",
         "layer norm epsilon: 1e-05 (image) and 1e-05 (text)",
+        "pooling: CLS (image) and the prompt's end (text)",
+        "attention: causal (text)",
     ]
 
 
@@ -293,14 +297,18 @@ def test_wrong_options_are_refused(folder: Path, weights: Path) -> None:
 def test_a_wrong_option_contradicts_the_modules_in_an_archive(torchscript: Path) -> None:
     read = load_checkpoint(torchscript)
     assert read.config.vision_config.hidden_act == "quick_gelu"
-    assert [line.partition(":")[0] for line in read.assumed] == ["layer norm epsilon", "preprocessing"]
+    assert [line.partition(":")[0] for line in read.assumed] == [
+        "layer norm epsilon",
+        "pooling",
+        "preprocessing",
+    ]
     with pytest.raises(CheckpointError, match="contradict each other"):
         load_checkpoint(torchscript, heads=(4, 1))
 
 
 def test_assumptions_stay_with_the_network(state: State, tmp_path: Path) -> None:
     read = load_checkpoint(saved(state, tmp_path / "clip.pt"), heads=SMALL)
-    assert len(read.assumed) == 3
+    assert len(read.assumed) == 5
     read.save(tmp_path / "folder")
     assert load_checkpoint(tmp_path / "folder").assumed == read.assumed
     with warnings.catch_warnings():

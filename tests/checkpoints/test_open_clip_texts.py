@@ -73,6 +73,7 @@ def test_a_prompt_is_read_at_its_highest_token(tmp_path: Path) -> None:
     file = str(tmp_path / "tokenizer.json")
     alone = load_checkpoint(weights, heads=(4, 3), activation="gelu", tokenizer=file)
     assert_open_clips(alone, model, ids, PROMPTS)
+    assert "end of a prompt: its token with the highest number" in alone.assumed
 
 
 def test_a_vocabulary_file_is_enough(tmp_path: Path) -> None:

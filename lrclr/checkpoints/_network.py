@@ -289,7 +289,11 @@ def _known(tower: str, sizes: Mapping[str, Any], facts: Sequence[TowerFacts], pa
         if one.tower != tower:
             continue
         for field, value in one.sizes:
-            if value != sizes[field]:
+            patch = sizes.get("patch_size", 1)
+            if field == "image_size" and value // patch == sizes[field] // patch:
+                # Where a side is not a multiple of a patch, the pixels at the edge are not read.
+                known.setdefault(field, (value, one.source))
+            elif value != sizes[field]:
                 raise CheckpointError(
                     f"{path} does not fit {one.source} beside it",
                     why=f"{field} of the {_SHOWN[tower]} tower is {sizes[field]} in the weights and {value} there",

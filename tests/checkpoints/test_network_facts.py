@@ -28,6 +28,7 @@ from lrclr.text import ClipTokenizer
 from lrclr_export.repository.entries import model_entry
 from tests.checkpoints.spoiling import SMALL, refusal, saved
 from tests.checkpoints.test_openai import assert_same_embeddings
+from tests.families.networks import open_clip_clip, open_clip_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,6 +219,17 @@ def test_fields_of_open_clip_are_read(
 ) -> None:
     read = load_checkpoint(beside(weights, "open_clip_config.json", changed(*path, value=value)))
     assert getattr(read.config.vision_config, field) == expected
+
+
+def test_an_edge_that_is_no_whole_patch_is_not_read(tmp_path: Path) -> None:
+    model, config = open_clip_clip(18, 2.0, custom=False, quick_gelu=False, image_size=75)
+    read = load_checkpoint(open_clip_folder(tmp_path, model, config, {}))
+    assert (read.config.vision_config.image_size, read.preprocess.image_size, read.config.num_patches) == (75, 75, 25)
+    pixels = torch.randn(2, 3, 75, 75, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(model.eval().encode_image(pixels), dim=-1)
+        actual = read.model.encode_image(pixels).embedding
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
 def shapes(openai_clip: OpenAiFactory, **sizes: int) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -39,11 +40,11 @@ from lrclr.hub import hub_reference
 from lrclr.text import ClipTokenizer, FindingSet, no_tokenizer
 
 if TYPE_CHECKING:
-    import os
-
     from lrclr.checkpoints._options import ReadOptions
 
 DEFAULT = "default"
+_ADAPTER: Final = "adapter_config.json"
+_ADAPTER_WEIGHTS: Final = frozenset(("adapter_model.safetensors", "adapter_model.bin"))
 _WITHOUT_PATCHES: Final = {
     "siglip2": "it is a SigLIP 2 of variable resolution (NaFlex), and lrclr reads those of a fixed one ('siglip')",
     "resnet": "a ResNet has no attention over patches, from which regions are picked",
@@ -125,6 +126,10 @@ def load_checkpoint(
         checkpoint = _load(path, options)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
+    names = repository.names if reference is not None else _names_in(path)
+    if _ADAPTER in names and not names.isdisjoint(_ADAPTER_WEIGHTS):
+        line = f"adapter: not applied, although {_ADAPTER} of PEFT is beside the weights"
+        checkpoint.config.assumed = [*checkpoint.assumed, line]
     # The tensors of the file, of which the network is a copy.
     release_freed_memory()
     size = checkpoint.config.vision_config.image_size
@@ -139,6 +144,10 @@ def load_checkpoint(
             f"takes {size}"
         )
     return dataclasses.replace(checkpoint, card=card, origin=origin or checkpoint.origin)
+
+
+def _names_in(path: Path) -> frozenset[str]:
+    return frozenset(os.listdir(path)) if path.is_dir() else frozenset()  # noqa: PTH208 - names alone
 
 
 def _load(path: Path, options: ReadOptions) -> Checkpoint:

@@ -114,7 +114,6 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.evaluation import EvaluationOptions, is_scores, save_scores, store
     from lrclr.evaluation._reports import REPORTS, report_json, save_reports
     from lrclr.evaluation._store import check_storable
-    from lrclr.inference import ScoreCalibration
     from lrclr.reports import check_report_folder
 
     if output is not None:
@@ -157,13 +156,12 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         examples = _examples(judged, model, preset, server=server, **runner)
         save_reports(output, evaluation, comparison, examples)
     if keep:
-        present = ScoreCalibration.from_dict(judged.scores.models[0].info)
-        scale, bias = evaluation.score_scale, evaluation.score_bias
+        scale, bias = _to_store(judged)
         store(
             model,
             alpha=evaluation.alpha if judged.scores.fusion_trained else None,
-            score_scale=present.scale if scale is None else scale,
-            score_bias=present.bias if bias is None else bias,
+            score_scale=scale,
+            score_bias=bias,
             finding_calibration=evaluation.finding_calibration,
         )
     # Last, since stdout may be closed.
@@ -221,6 +219,18 @@ def _own_findings(model: Path) -> FindingSet | None:
     from lrclr.text import FindingSet
 
     return FindingSet.load(model / FINDINGS) if (model / FINDINGS).is_file() else None
+
+
+def _to_store(judged: EvaluationRun) -> tuple[float | None, float]:
+    """The fitted scale and bias of findings without their own, else those in effect; None if members differ in them."""
+    from lrclr.inference import ScoreCalibration
+
+    evaluation = judged.evaluation
+    if evaluation.score_scale is not None:
+        return evaluation.score_scale, evaluation.score_bias or 0.0
+    present = [ScoreCalibration.from_dict(model.info) for model in judged.scores.models]
+    same = len({(one.scale, one.bias) for one in present}) == 1
+    return (present[0].scale, present[0].bias) if same else (None, 0.0)
 
 
 def _evaluated(

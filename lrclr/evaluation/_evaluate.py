@@ -209,7 +209,10 @@ def evaluate_scores(
         "resamples_without_a_class": skipped,
         "preset": options.preset,
         "threshold": criterion,
-        "calibration_in_effect": dict(zip(scores.findings, scores.calibration.tolist(), strict=True)),
+        # Of an ensemble whose members have values of their own, a list of pairs.
+        "calibration_in_effect": {
+            name: scores.calibration[..., f, :].tolist() for f, name in enumerate(scores.findings)
+        },
         "not_labelled": list(selection.not_labelled),
     }
     if preset is not None:

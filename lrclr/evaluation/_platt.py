@@ -46,12 +46,12 @@ class FittedCalibration:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def applied(self, scores: Scores) -> Floats:
-        """``[F, 2]``: scale and bias of each finding; without a fit those in effect."""
+        """Scale and bias of each finding, as `Scores.calibration`; without a fit those in effect."""
         table = np.array(scores.calibration, np.float64)
         for f, name in enumerate(scores.findings):
             pair = self.own.get(name, self.shared)
             if pair is not None:
-                table[f] = pair
+                table[..., f, :] = pair
         return table
 
     def __bool__(self) -> bool:

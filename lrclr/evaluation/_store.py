@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lrclr.engines import Engine
     from lrclr.verification import GateResult, Tolerances
 
+_SCALE_AND_BIAS = CALIBRATION_KEYS[:2]
 _CONFIG = "config.json"
 _OWN = "; since it was set to"
 
@@ -40,7 +41,7 @@ def store(
     path: str | os.PathLike[str],
     *,
     alpha: float | None,
-    score_scale: float,
+    score_scale: float | None,
     score_bias: float = 0.0,
     finding_calibration: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
@@ -53,14 +54,19 @@ def store(
     Args:
         path: the bundle or the folder.
         alpha: weight of the local score; ``None`` leaves it unchanged, as without a trained fusion head.
-        score_scale, score_bias: values for findings without their own, see `lrclr.inference.ScoreCalibration`.
+        score_scale, score_bias: values for findings without their own, see `lrclr.inference.ScoreCalibration`. A scale
+            of ``None`` leaves both unchanged, in an ensemble those of each member.
         finding_calibration: scale and bias by finding; replaces the stored values.
 
     Raises:
         UsageError: the checkpoint cannot hold these values.
         GateError: the bundle does not pass a gate with this scoring; nothing was changed.
     """
-    change = ScoreCalibration(score_scale, score_bias, finding_calibration or {}).to_dict()
+    change = ScoreCalibration(
+        1.0 if score_scale is None else score_scale, score_bias, finding_calibration or {}
+    ).to_dict()
+    if score_scale is None:
+        change = {key: value for key, value in change.items() if key not in _SCALE_AND_BIAS}
     change |= {} if alpha is None else {"alpha": alpha}
     # A link to a model stays, and the model to which it leads is changed.
     folder = Path(os.path.realpath(path))
@@ -114,8 +120,9 @@ def _drop_metrics(folder: Path) -> None:
 
 
 def _changed(scoring: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """The scoring with the new calibration. All old keys are removed: the new one may have no bias."""
-    return {key: value for key, value in scoring.items() if key not in CALIBRATION_KEYS} | change
+    """The scoring with the new calibration. Its old keys are removed: the new one may have no bias."""
+    kept = () if _SCALE_AND_BIAS[0] in change else _SCALE_AND_BIAS
+    return {key: value for key, value in scoring.items() if key in kept or key not in CALIBRATION_KEYS} | change
 
 
 def _store_bundle(path: Path, change: dict[str, Any]) -> None:
@@ -125,9 +132,10 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
 
     bundle = Bundle(path)
     engine = open_named_engine(bundle, EngineOptions("onnxruntime", emulate=True))
-    scoring = _changed(bundle.manifest.scoring, change)
     goldens, tasks = [], []
-    for member, runner in zip(bundle.members, engines_of(engine), strict=True):
+    # Each member keeps its threshold.
+    scorings = [_changed(member.manifest.scoring, change) for member in bundle.members]
+    for member, runner, scoring in zip(bundle.members, engines_of(engine), scorings, strict=True):
         limits = Tolerances.of_manifest(member.manifest.tolerances)
         golden, task = _task_reference(Golden.load(member.golden_path), member, runner, scoring, limits)
         raise_refused(task)
@@ -140,10 +148,13 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
             # A new file: the old one is shared with the existing bundle.
             file.unlink()
             golden.save(file)
-        if scoring["alpha"] != bundle.manifest.scoring["alpha"]:
+        if scorings[0]["alpha"] != bundle.manifest.scoring["alpha"]:
             _drop_metrics(staging)
         manifest = bundle.manifest.with_members(
-            [replace(member.manifest, scoring=scoring) for member in bundle.members]
+            [
+                replace(member.manifest, scoring=scoring)
+                for member, scoring in zip(bundle.members, scorings, strict=True)
+            ]
         )
         report = verify(Bundle.unfinished(staging, manifest), engine)
         report.require()

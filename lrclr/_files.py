@@ -8,6 +8,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -22,6 +23,17 @@ from lrclr.errors import LrclrError, UsageError
 _WRITE_FAILURES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 )
+# NumPy's ``ndarray.tofile`` raises an OSError without a number, whose text this is: the second of strided arrays.
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|problem writing element \d+ to file")
+
+
+def os_reason(error: OSError) -> str:
+    """Return why an operation of the system failed, for the error that is printed."""
+    if error.strerror:
+        return error.strerror
+    if _SHORT_WRITE.fullmatch(str(error)):
+        return "a file could not be written in full: the disk is probably full"
+    return type(error).__name__
 
 
 def sha256_of(path: Path) -> str:
@@ -138,13 +150,24 @@ def _write_errors(target: Path, *, only: Collection[int] | None = None) -> Itera
     try:
         yield
     except OSError as error:
-        if only is not None and error.errno not in only:
+        if only is not None and error.errno not in only and not _is_full(error):
             raise
         raise LrclrError(
             f"{target} could not be written",
-            why=error.strerror or type(error).__name__,
+            why=os_reason(error) + (_free_space(target) if _is_full(error) else ""),
             fix="What was there before is unchanged.",
         ) from error
+
+
+def _free_space(target: Path) -> str:
+    try:
+        return f" ({shutil.disk_usage(target.parent).free / 2**20:.1f} MiB are free)"
+    except OSError:
+        return ""
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno == errno.ENOSPC or bool(_SHORT_WRITE.fullmatch(str(error)))
 
 
 def check_replaceable(target: Path, expected: Collection[str], *, overwrite: bool) -> None:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 # Private: helpers that several packages share, without public names.
@@ -298,6 +299,22 @@ def test_a_full_disk_is_reported(target: Path, number: int, where: str, monkeypa
     if where == "fsync":
         monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(LrclrError, match=os.strerror(number)):
+        attempt()
+    assert contents(target.parent) == OLD
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_full_disk_is_reported_by_numpy(target: Path, step: int) -> None:
+    """NumPy's error has no number."""
+
+    def attempt() -> None:
+        with (
+            replace_directory(target, expected=NAMES, overwrite=True),
+            Path("/dev/full").open("wb") as full,
+        ):
+            np.zeros(100_000)[::step].tofile(full)
+
+    with pytest.raises(LrclrError, match=r"could not be written: .*the disk is probably full \([\d.]+ MiB are free\)"):
         attempt()
     assert contents(target.parent) == OLD
 

@@ -29,7 +29,6 @@ _DIGEST = "manifest_sha256"
 MEMBER_NAME: Final = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,255}\Z"
 # Fields of a manifest that are the same for all members of an ensemble.
 _SHARED: Final = (
-    "scoring",
     "preprocess",
     "tokenizer",
     "precision",
@@ -39,6 +38,8 @@ _SHARED: Final = (
     "tolerances",
     "engine",
 )
+# Of the scoring. Scale, bias and threshold may be those of each member: a network may have learnt its own.
+SHARED_SCORING: Final = ("alpha", "fusion_trained")
 # Fields that are left out if they are empty.
 _OPTIONAL: Final = frozenset({"ensemble", "tuning"})
 _MAX_MANIFEST_BYTES = 16 << 20
@@ -269,7 +270,8 @@ class Manifest:
         Args:
             names: names of its models.
             member_names: name of each member.
-            members: manifest of each member, all with the same preprocessing, tokenizer, scoring, precision and engine.
+            members: manifest of each member, all with the same preprocessing, tokenizer, `SHARED_SCORING`, precision
+                and engine.
             regions_from: name of the member that gives the regions.
         """
         lead = members[list(member_names).index(regions_from)]
@@ -369,6 +371,7 @@ def _check_members(manifest: Manifest, members: Sequence[Manifest]) -> None:
         raise damaged("it differs from what its members say")
     for each in members:
         differing = [name for name in _SHARED if getattr(each, name) != getattr(members[0], name)]
+        differing += [name for name in SHARED_SCORING if each.scoring.get(name) != members[0].scoring.get(name)]
         if differing:
             raise damaged(f"its members differ in {differing[0]}")
 

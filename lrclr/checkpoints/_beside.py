@@ -11,8 +11,9 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 from transformers import CLIPConfig, CLIPTokenizer
 
-from lrclr.checkpoints._network import TowerFacts
+from lrclr.checkpoints._network import HIGHEST_TOKEN, TowerFacts, facts_from_config
 from lrclr.errors import CheckpointError, LrclrError, UsageError
+from lrclr.model import LEGACY_EOS
 from lrclr.preprocessing import PreprocessSpec
 from lrclr.text import ClipTokenizer
 
@@ -109,7 +110,11 @@ def _facts_from_transformers(config: CLIPConfig) -> list[TowerFacts]:
     for name, own in (("vision", ("image_size", "patch_size")), ("text", ("max_position_embeddings",))):
         tower = getattr(config, f"{name}_config")
         sizes = tuple((field, getattr(tower, field)) for field in (*fields, *own))
-        facts.append(TowerFacts(CONFIG, name, tower.num_attention_heads, tower.hidden_act, tower.layer_norm_eps, sizes))
+        eos = getattr(tower, "eos_token_id", None)
+        end = HIGHEST_TOKEN if eos == LEGACY_EOS else eos
+        heads = tower.num_attention_heads
+        settings = {"activation": tower.hidden_act, "eps": tower.layer_norm_eps, "sizes": sizes, "end": end}
+        facts.append(facts_from_config(CONFIG, name, heads=heads, **settings))
     return facts
 
 
@@ -189,13 +194,13 @@ def _facts_from_open_clip(file: Path) -> list[TowerFacts]:
         if model.get("init_logit_bias") is not None:
             raise UsageError("it is trained with a sigmoid loss, whose bias lrclr's CLIP network does not have")
         return [
-            TowerFacts(
+            facts_from_config(
                 OPEN_CLIP,
                 "vision",
-                width // head_width,
-                _activation(gelu, vision),
-                _epsilon(vision),
-                (
+                heads=width // head_width,
+                activation=_activation(gelu, vision),
+                eps=_epsilon(vision),
+                sizes=(
                     ("hidden_size", width),
                     ("num_hidden_layers", _whole(vision, "layers", 12)),
                     ("image_size", _side(vision.get("image_size", 224))),
@@ -203,17 +208,18 @@ def _facts_from_open_clip(file: Path) -> list[TowerFacts]:
                     ("projection_dim", _whole(model, "embed_dim", 0)),
                 ),
             ),
-            TowerFacts(
+            facts_from_config(
                 OPEN_CLIP,
                 "text",
-                _whole(text, "heads", 8),
-                _activation(gelu, text),
-                _epsilon(text),
-                (
+                heads=_whole(text, "heads", 8),
+                activation=_activation(gelu, text),
+                eps=_epsilon(text),
+                sizes=(
                     ("hidden_size", _whole(text, "width", 512)),
                     ("num_hidden_layers", _whole(text, "layers", 12)),
                     ("max_position_embeddings", _whole(text, "context_length", 77)),
                 ),
+                end=HIGHEST_TOKEN,
             ),
         ]
     except UsageError as error:
@@ -317,6 +323,26 @@ def tokenizer_beside(
         data = byte_pairs(folder, CLIPTokenizer).to_str().encode()
         return ClipTokenizer(data, source=str(folder), context_length=context)
     return None
+
+
+def check_padding(folder: Path, tokenizer: ClipTokenizer) -> None:
+    """Refuse padding with a higher number than the end, of a network that reads a prompt at its highest token.
+
+    The original code may read such a prompt at its padding.
+
+    Raises:
+        CheckpointError: the ``tokenizer_config.json`` of the folder names such padding.
+    """
+    file = folder / "tokenizer_config.json"
+    padding = read_json(file).get("pad_token") if file.is_file() else None
+    name = padding.get("content") if isinstance(padding, dict) else padding
+    number = Tokenizer.from_buffer(tokenizer.data).token_to_id(name) if isinstance(name, str) else None
+    if number is not None and number > tokenizer.eot_id:
+        raise CheckpointError(
+            f"{file} describes a tokenizer that lrclr cannot read",
+            why=f"the network reads a prompt at its highest token, and padding ({name}) is token {number}, above the "
+            f"end, {tokenizer.eot_id}",
+        )
 
 
 def byte_pairs(folder: Path, kind: type[CLIPTokenizer | RobertaTokenizer], **settings: Any) -> Tokenizer:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import NoneType
 from typing import IO, TYPE_CHECKING, Final
 
 import torch
@@ -36,6 +37,17 @@ _LFS_POINTER: Final = b"version h"  # https://git-lfs.github.com/spec/v1
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # torch.serialization
 # Where an instance of torch.nn.Module keeps what its names leave out.
 _MODULE_TABLES: Final = frozenset(("_parameters", "_buffers", "_modules"))
+# Settings of modules that decide what a network computes, and their types; and names of an activation's module.
+_SETTINGS: Final[Mapping[str, type]] = {
+    "num_heads": int,
+    "eps": float,
+    "approximate": str,
+    "pool_type": str,
+    "text_pool_type": str,
+    "eos_token_id": int,
+    "attn_mask": NoneType,
+}
+_ACTIVATIONS: Final = frozenset(("gelu", "act", "activation_fn"))
 
 
 @dataclass(frozen=True)
@@ -63,8 +75,8 @@ class TensorFile:
         path: what to call it in an error.
         script: whether it is a TorchScript archive.
         entries: every tensor by its dotted path from the file's root.
-        modules: settings that modules in the file keep, by the same kind of path: ``num_heads``, and the class of an
-            activation.
+        modules: settings that modules in the file keep, by the same kind of path: those of `_SETTINGS`, and the class
+            of an activation.
         numbers: where the numbers are: for each file the names that it holds, its reader, and its size.
     """
 
@@ -280,14 +292,14 @@ def _leaves(root: object) -> Iterator[tuple[str, str, object]]:
         for key, value in _children(node):
             if key in _MODULE_TABLES:
                 waiting.append((container, prefix, value, depth + 1))
-            elif isinstance(value, TensorView | OtherTensor) or (key == "num_heads" and isinstance(value, int)):
+            elif isinstance(value, TensorView | OtherTensor | _SETTINGS.get(key, TensorView)):
                 yield container, prefix + key, value
             elif isinstance(value, Mapping | Inert | list | tuple) and depth < _MAX_DEPTH:
                 below = f"{prefix}{key}."
                 if len(below) > _LONGEST_NAME:
                     continue
                 if isinstance(value, Inert):
-                    if key in {"gelu", "act"}:
+                    if key in _ACTIVATIONS:
                         yield container, prefix + key, value
                     waiting.append((container, below, value, depth + 1))
                 else:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # DataParallel, torch.compile, FSDP and activation checkpointing put these anywhere into a name.
 _WRAPPERS: Final = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 
+# Buffers of older networks of transformers, and of its pickled modules: 0, 1, 2 and so on.
+_COUNTED: Final = "_model.embeddings.position_ids"
+
 
 @dataclass(frozen=True)
 class TensorNames:
@@ -185,7 +188,7 @@ def _read(file: TensorFile, place: _Place) -> Found:
     tensors = file.tensors(taken)
     return Found(
         place.layout,
-        state={name: tensors[source] for name, source in names.items()},
+        state={name: tensors[source] for name, source in names.items() if not name.endswith(_COUNTED)},
         modules={name: file.modules[source] for name, source in _inner(file, file.modules, place).items()},
         left_out=tuple(left_out),
     )
@@ -206,7 +209,7 @@ def _inner(file: TensorFile, names: Iterable[str], place: _Place) -> dict[str, s
         foreign = name in file.entries and file.entries[name].container != container
         if foreign and short.partition(".")[0] not in place.layout.parts:
             continue
-        if inner.setdefault(short, name) != name:
+        if inner.setdefault(short, name) != name and name in file.entries:
             raise CheckpointError(f"{file.path} holds {short} twice", why=f"as {inner[short]} and as {name}")
     return inner
 

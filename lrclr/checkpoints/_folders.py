@@ -10,6 +10,7 @@ from transformers import CLIPConfig
 from lrclr._files import sha256_of
 from lrclr.checkpoints import _checkpoint as names
 from lrclr.checkpoints._beside import (
+    check_padding,
     chosen_tokenizer,
     config_from,
     read_json,
@@ -20,7 +21,7 @@ from lrclr.checkpoints._beside import (
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
 from lrclr.checkpoints._files import read_file, read_shards
 from lrclr.checkpoints._find import TRANSFORMERS, Found, find_clip
-from lrclr.checkpoints._network import check_consistent, facts_from_options
+from lrclr.checkpoints._network import HIGHEST_TOKEN, check_consistent, facts_from_options, text_end
 from lrclr.checkpoints._openai import renamed
 from lrclr.checkpoints._state import model_from_state
 from lrclr.checkpoints._weights import digest_of
@@ -67,13 +68,12 @@ def load_transformers(folder: Path, raw: Mapping[str, Any], files: list[Path], o
     tokenizer = _read_tokenizer(folder, text["max_position_embeddings"], options)
     if text.get("eos_token_id") == LEGACY_EOS:
         text["eos_token_id"] = tokenizer.eot_id
-        # Where no token was added behind the end, the highest token is the end.
-        clip["text_end"] = "eos_token" if tokenizer.vocab_size == tokenizer.eot_id + 1 else "highest_token"
+        clip["text_end"] = text_end([HIGHEST_TOKEN], tokenizer, folder)
+        if clip["text_end"] == HIGHEST_TOKEN:
+            check_padding(folder, tokenizer)
     known = ("projection_dim", "logit_scale_init_value", "text_config", "vision_config", "text_end")
     config = config_from(LrclrConfig, {key: clip[key] for key in known if key in clip}, folder)
     found = _found(read_shards(folder, files), config, folder, options)
-    for derived in ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"):
-        found.state.pop(derived, None)
     model = model_from_state(config, found.state, folder, fusion_expected=False)
     _check_tokenizer(tokenizer, config, folder)
     return Checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,33 +14,37 @@ from lrclr.checkpoints import _folders
 from lrclr.checkpoints._beside import (
     CONFIG,
     OPEN_CLIP,
+    check_padding,
     chosen_tokenizer,
     facts_beside,
+    open_clip_towers,
     preprocess_beside,
     read_json,
     tokenizer_beside,
 )
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
+from lrclr.checkpoints._cleaning import cleaned_clip, clip_cleaning
 from lrclr.checkpoints._files import read_shards
 from lrclr.checkpoints._find import OPENAI, find_clip
 from lrclr.checkpoints._hub import fetch_checkpoint
 from lrclr.checkpoints._init import preprocess_spec
-from lrclr.checkpoints._network import config_of, facts_from_modules, facts_from_options
+from lrclr.checkpoints._network import HIGHEST_TOKEN, config_of, facts_from_modules, facts_from_options, text_end
 from lrclr.checkpoints._openai import renamed
 from lrclr.checkpoints._options import check_options
 from lrclr.checkpoints._state import model_from_state
 from lrclr.checkpoints._weights import OPEN_CLIP_WEIGHTS, TRANSFORMERS_WEIGHTS, digest_of, weight_files
+from lrclr.checkpoints._wordpiece import bert_tokenizer
 from lrclr.checkpoints.families import FAMILIES, layout_of
 from lrclr.errors import CheckpointError
 from lrclr.hub import hub_reference
-from lrclr.text import ClipTokenizer, FindingSet
+from lrclr.text import ClipTokenizer, FindingSet, no_tokenizer
 
 if TYPE_CHECKING:
-    import os
-
     from lrclr.checkpoints._options import ReadOptions
 
 DEFAULT = "default"
+_ADAPTER: Final = "adapter_config.json"
+_ADAPTER_WEIGHTS: Final = frozenset(("adapter_model.safetensors", "adapter_model.bin"))
 _WITHOUT_PATCHES: Final = {
     "siglip2": "it is a SigLIP 2 of variable resolution (NaFlex), and lrclr reads those of a fixed one ('siglip')",
     "resnet": "a ResNet has no attention over patches, from which regions are picked",
@@ -121,6 +126,10 @@ def load_checkpoint(
         checkpoint = _load(path, options)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
+    names = repository.names if reference is not None else _names_in(path)
+    if _ADAPTER in names and not names.isdisjoint(_ADAPTER_WEIGHTS):
+        line = f"adapter: not applied, although {_ADAPTER} of PEFT is beside the weights"
+        checkpoint.config.assumed = [*checkpoint.assumed, line]
     # The tensors of the file, of which the network is a copy.
     release_freed_memory()
     size = checkpoint.config.vision_config.image_size
@@ -135,6 +144,10 @@ def load_checkpoint(
             f"takes {size}"
         )
     return dataclasses.replace(checkpoint, card=card, origin=origin or checkpoint.origin)
+
+
+def _names_in(path: Path) -> frozenset[str]:
+    return frozenset(os.listdir(path)) if path.is_dir() else frozenset()  # noqa: PTH208 - names alone
 
 
 def _load(path: Path, options: ReadOptions) -> Checkpoint:
@@ -179,7 +192,7 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
     state = renamed(found.state) if is_openai else found.state
     beside = facts_beside(folder)
     caller = facts_from_options(options.get("heads"), options.get("activation"))
-    facts = [*caller, *beside, *facts_from_modules(found.modules)]
+    facts = [*caller, *beside, *facts_from_modules(found.modules, found.state, path)]
     config = config_of(state, facts, path)
     assumed: list[str] = list(config.assumed or ())
     vision, text = config.vision_config, config.text_config
@@ -190,9 +203,7 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
         if not options.get("preprocess"):
             assumed.append(f"preprocessing: {name}")
     context = text.max_position_embeddings
-    # Without a configuration that fits, a tokenizer in the same folder may be any network's.
-    tokenizer = chosen_tokenizer(options.get("tokenizer"), context)
-    tokenizer = tokenizer or (tokenizer_beside(folder, context) if beside else None) or ClipTokenizer.default()
+    tokenizer = _tokenizer(folder, context, options, has_config=bool(beside))
     if text.vocab_size != tokenizer.vocab_size:
         raise CheckpointError(
             f"{path} has a vocabulary of {text.vocab_size}",
@@ -202,6 +213,12 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
     if found.left_out:
         shown = ", ".join(found.left_out[:3])
         assumed.append(f"tensors beside the network that do not belong to it: {len(found.left_out)} ({shown})")
+    # OpenAI's code and open_clip's take the highest token; a network of transformers has the number of its end token.
+    ends = {one.end for one in facts if one.end is not None}
+    config.text_end = text_end(ends or {HIGHEST_TOKEN if is_openai else tokenizer.eot_id}, tokenizer, path)
+    if config.text_end == HIGHEST_TOKEN:
+        check_padding(folder, tokenizer)
+        assumed += [] if ends else ["end of a prompt: its token with the highest number"]
     text.eos_token_id, text.bos_token_id, config.assumed = tokenizer.eot_id, tokenizer.bos_id, assumed
     model = model_from_state(config, state, path, fusion_expected=False)
     return Checkpoint(
@@ -212,6 +229,21 @@ def _load_weights(path: Path, files: list[Path], folder: Path, options: ReadOpti
         source=_source(path, table.script, is_openai=is_openai),
         sha256=digest_of(files),
     )
+
+
+def _tokenizer(folder: Path, context: int, options: ReadOptions, *, has_config: bool) -> ClipTokenizer:
+    """The tokenizer that the caller chose, or that in a folder, with the cleaning that open_clip's configuration adds.
+
+    Without a configuration that fits, a tokenizer in the same folder may be any network's, and CLIP's is taken.
+    """
+    text = open_clip_towers(read_json(folder / OPEN_CLIP))[1] if (folder / OPEN_CLIP).is_file() else {}
+    tokenizer = chosen_tokenizer(options.get("tokenizer"), context)
+    tokenizer = tokenizer or (tokenizer_beside(folder, context) if has_config else None)
+    if tokenizer is None and text.get("hf_tokenizer_name"):
+        if not (folder / "vocab.txt").is_file():
+            raise no_tokenizer(folder)
+        tokenizer = bert_tokenizer(folder, context, 0)
+    return cleaned_clip(tokenizer or ClipTokenizer.default(), clip_cleaning(text, folder / OPEN_CLIP))
 
 
 def _source(path: Path, script: bool, *, is_openai: bool) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.main import get_command
 
+from lrclr._files import os_reason
 from lrclr._signals import stop_signals_raise
 from lrclr._version import __version__
 from lrclr.cli import (
@@ -182,5 +183,5 @@ def _explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, SystemExit) and error.code == TERMINATED:
         return "terminated", TERMINATED
     if isinstance(error, OSError):
-        return f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}", 1
+        return f"{os_reason(error)}{f': {error.filename}' if error.filename else ''}", 1
     return f"unexpected {type(error).__name__}. Run the command again with --debug, and report the traceback.", 1

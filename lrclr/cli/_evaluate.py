@@ -258,13 +258,14 @@ def _evaluated(
 def _store(model: Path, judged: EvaluationRun) -> None:
     from lrclr.evaluation import store
 
-    calibration = judged.calibration
+    fitted = judged.evaluation
     store(
         model,
-        alpha=judged.evaluation.alpha if judged.scores.fusion_trained else None,
-        score_scale=calibration.scale,
-        score_bias=calibration.bias,
-        finding_calibration=calibration.findings,
+        alpha=fitted.alpha if judged.scores.fusion_trained else None,
+        score_scale=fitted.score_scale,
+        score_bias=fitted.score_bias or 0.0,
+        finding_calibration=fitted.finding_calibration,
+        kept=fitted.calibration_kept,
     )
 
 

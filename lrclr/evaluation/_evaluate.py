@@ -20,7 +20,7 @@ from lrclr.evaluation._result import Evaluation
 from lrclr.evaluation._scores import score_rows
 from lrclr.evaluation._select import Selection, check_rows, select
 from lrclr.evaluation._view import notes_of
-from lrclr.inference import ScoreCalibration, ZeroShotClassifier
+from lrclr.inference import ZeroShotClassifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -91,17 +91,6 @@ class EvaluationRun:
     scores: Scores
     selection: Selection
     validation: Scores | None = None
-
-    @property
-    def calibration(self) -> ScoreCalibration:
-        """The calibration for `store`: the fitted values, and the earlier ones of `Evaluation.calibration_kept`."""
-        present = ScoreCalibration.from_dict(self.scores.models[0].info)
-        fitted = self.evaluation
-        shared = earlier = (present.scale, present.bias)
-        if fitted.score_scale is not None and fitted.score_bias is not None:
-            shared = (fitted.score_scale, fitted.score_bias)
-        own = {name: earlier for name in fitted.calibration_kept if shared != earlier}
-        return ScoreCalibration(*shared, {**own, **present.findings, **fitted.finding_calibration}, present.threshold)
 
 
 def evaluate(
@@ -222,7 +211,10 @@ def evaluate_scores(
         "resamples_without_a_class": skipped,
         "preset": options.preset,
         "threshold": criterion,
-        "calibration_in_effect": dict(zip(scores.findings, scores.calibration.tolist(), strict=True)),
+        # Of an ensemble whose members have values of their own, a list of pairs.
+        "calibration_in_effect": {
+            name: scores.calibration[..., f, :].tolist() for f, name in enumerate(scores.findings)
+        },
         "not_labelled": list(selection.not_labelled),
     }
     if preset is not None:

@@ -48,12 +48,12 @@ class FittedCalibration:
     kept: tuple[str, ...] = ()
 
     def applied(self, scores: Scores) -> Floats:
-        """``[F, 2]``: scale and bias of each finding; without a fit, and of those in `kept`, the earlier ones."""
+        """Scale and bias of each finding, as `Scores.calibration`; those in effect without a fit, and of `kept`."""
         table = np.array(scores.calibration, np.float64)
         for f, name in enumerate(scores.findings):
             pair = self.own.get(name, None if name in self.kept else self.shared)
             if pair is not None:
-                table[f] = pair
+                table[..., f, :] = pair
         return table
 
     def __bool__(self) -> bool:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 NOT_STATED = -2
 _LIMITS = ReadLimits()
-_SHARED = ("preprocess", "exact", "patch_size", "score_scale", "score_bias", "finding_calibration", "alpha")
+_SHARED = ("preprocess", "exact", "patch_size", "alpha")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class Scores:
         failures: line and reason of each unreadable image.
         models: answers of the model, or of the members of an ensemble.
         alpha: weight of the local score in effect.
-        calibration: ``[F, 2]``, scale and bias of each finding in effect.
+        calibration: ``[F, 2]``, scale and bias of each finding in effect; ``[M, F, 2]`` of an ensemble whose M members
+            have values of their own.
     """
 
     findings: tuple[str, ...]
@@ -97,11 +98,18 @@ class Scores:
         return all(model.info["fusion_trained"] for model in self.models)
 
     def probability(self, alpha: float, calibration: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """Mean probability over the models ``[N, F]``, with the calibration in effect or another one ``[F, 2]``."""
-        scale, bias = (self.calibration if calibration is None else calibration).T
-        each = [logistic(scale * model.gap(alpha) + bias) for model in self.models]
+        """Mean probability over the models ``[N, F]``, with the calibration in effect or another one."""
+        tables = self._tables(self.calibration if calibration is None else calibration)
+        each = [
+            logistic(table[:, 0] * model.gap(alpha) + table[:, 1])
+            for model, table in zip(self.models, tables, strict=True)
+        ]
         result: NDArray[np.float64] = np.mean(each, axis=0)
         return result
+
+    def _tables(self, calibration: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``[M, F, 2]``: the calibration of each model."""
+        return np.broadcast_to(calibration, (len(self.models), len(self.findings), 2))
 
     def ranking(self, alpha: float) -> NDArray[np.float64]:
         """``[N, F]``: scores in the order of the probabilities, without their rounding near 1."""
@@ -111,7 +119,7 @@ class Scores:
         """These models and those of `other` as one ensemble.
 
         Raises:
-            UsageError: images, findings, preprocessing or scoring differ.
+            UsageError: images, findings, preprocessing or alpha differ.
         """
         self.check_same_images(other)
         if self.findings != other.findings:
@@ -120,9 +128,10 @@ class Scores:
             if self.models[0].info.get(key) != other.models[0].info.get(key):
                 raise UsageError(
                     f"the models of an ensemble differ in {key}",
-                    fix="Use models with the same preprocessing and scoring.",
+                    fix="Use models with the same preprocessing and alpha.",
                 )
-        return replace(self, models=(*self.models, *other.models))
+        tables = [*self._tables(self.calibration), *other._tables(other.calibration)]
+        return replace(self, models=(*self.models, *other.models), calibration=_in_common(tables))
 
     def check_same_images(self, other: Scores) -> None:
         """Raise UsageError unless both have the same images in the same order."""
@@ -220,8 +229,19 @@ def score_rows(  # noqa: PLR0913
             for member, own in zip(classifier.members, of_members, strict=True)
         ),
         alpha=spec.alpha,
-        calibration=np.stack(spec.calibration.of(asked, spec.findings), axis=1).astype(np.float64),
+        calibration=_in_common(
+            [
+                np.stack(own.calibration.of(asked, own.findings), axis=1).astype(np.float64)
+                for own in (member.spec for member in classifier.members)
+            ]
+        ),
     )
+
+
+def _in_common(tables: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The calibration ``[F, 2]`` of all members, or ``[M, F, 2]`` where they differ."""
+    same = all(np.array_equal(table, tables[0]) for table in tables)
+    return tables[0] if same else np.stack(tables)
 
 
 _NOTHING = np.empty(0, np.float32)

@@ -119,7 +119,7 @@ def _check(scores: Scores) -> None:
         (scores.group, (images,)),
         (scores.labels, (images, findings)),
         (scores.sizes, (images, 2)),
-        (scores.calibration, (findings, 2)),
+        (scores.calibration, (len(scores.models), findings, 2) if scores.calibration.ndim == 3 else (findings, 2)),
     ]
     for model in scores.models:
         for key, kind in _INFO.items():
@@ -138,7 +138,7 @@ def _check(scores: Scores) -> None:
                 raise ValueError(name)
     if images == 0 or any(array.shape != shape for array, shape in shapes):
         raise ValueError
-    if not np.isfinite(scores.calibration).all() or not (scores.calibration[:, 0] > 0).all():
+    if not np.isfinite(scores.calibration).all() or not (scores.calibration[..., 0] > 0).all():
         raise ValueError
     numbers = np.unique(scores.group)
     if not np.array_equal(numbers, np.arange(len(numbers))) or not set(np.unique(scores.labels)) <= {-2, -1, 0, 1}:

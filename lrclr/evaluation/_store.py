@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lrclr.engines import Engine
     from lrclr.verification import GateResult, Tolerances
 
+_Change = Callable[[dict[str, Any]], dict[str, Any]]
 _CONFIG = "config.json"
 _OWN = "; since it was set to"
 
@@ -40,9 +42,10 @@ def store(
     path: str | os.PathLike[str],
     *,
     alpha: float | None,
-    score_scale: float,
+    score_scale: float | None,
     score_bias: float = 0.0,
     finding_calibration: Mapping[str, tuple[float, float]] | None = None,
+    kept: Collection[str] = (),
 ) -> None:
     """Write scoring into a bundle or an LRCLR checkpoint folder, all of it or nothing.
 
@@ -53,15 +56,23 @@ def store(
     Args:
         path: the bundle or the folder.
         alpha: weight of the local score; ``None`` leaves it unchanged, as without a trained fusion head.
-        score_scale, score_bias: values for findings without their own, see `lrclr.inference.ScoreCalibration`.
+        score_scale, score_bias: values for findings without their own, see `lrclr.inference.ScoreCalibration`. A scale
+            of ``None`` leaves both unchanged, in an ensemble those of each member.
         finding_calibration: scale and bias by finding; replaces the stored values.
+        kept: findings that keep the values that they have.
 
     Raises:
         UsageError: the checkpoint cannot hold these values.
         GateError: the bundle does not pass a gate with this scoring; nothing was changed.
     """
-    change = ScoreCalibration(score_scale, score_bias, finding_calibration or {}).to_dict()
-    change |= {} if alpha is None else {"alpha": alpha}
+    shared = None if score_scale is None else (score_scale, score_bias)
+
+    def change(scoring: dict[str, Any]) -> dict[str, Any]:
+        new = ScoreCalibration.from_dict(scoring).refitted(shared, finding_calibration or {}, kept).to_dict()
+        # The new calibration may have no bias.
+        rest = {key: value for key, value in scoring.items() if key not in CALIBRATION_KEYS}
+        return rest | new | ({} if alpha is None else {"alpha": alpha})
+
     # A link to a model stays, and the model to which it leads is changed.
     folder = Path(os.path.realpath(path))
     if is_bundle(folder):
@@ -98,11 +109,12 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _store_checkpoint(path: Path, change: dict[str, Any]) -> None:
+def _store_checkpoint(path: Path, change: _Change) -> None:
     config = _config(path)
-    if change.get("alpha", config.get("alpha")) != config.get("alpha"):
+    changed = change(config)
+    if changed.get("alpha") != config.get("alpha"):
         _drop_metrics(path)
-    text = json.dumps(_changed(config, change), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(changed, indent=2, sort_keys=True) + "\n"
     write_whole(path / _CONFIG, text.encode())
 
 
@@ -113,21 +125,16 @@ def _drop_metrics(folder: Path) -> None:
         write_whole(folder / CARD, card.without_metrics().to_toml().encode())
 
 
-def _changed(scoring: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """The scoring with the new calibration. All old keys are removed: the new one may have no bias."""
-    return {key: value for key, value in scoring.items() if key not in CALIBRATION_KEYS} | change
-
-
-def _store_bundle(path: Path, change: dict[str, Any]) -> None:
+def _store_bundle(path: Path, change: _Change) -> None:
     from lrclr.bundle import Golden
     from lrclr.engines import EngineOptions, engines_of, open_named_engine
     from lrclr.verification import Tolerances, raise_refused, verify
 
     bundle = Bundle(path)
     engine = open_named_engine(bundle, EngineOptions("onnxruntime", emulate=True))
-    scoring = _changed(bundle.manifest.scoring, change)
     goldens, tasks = [], []
-    for member, runner in zip(bundle.members, engines_of(engine), strict=True):
+    scorings = [change(member.manifest.scoring) for member in bundle.members]
+    for member, runner, scoring in zip(bundle.members, engines_of(engine), scorings, strict=True):
         limits = Tolerances.of_manifest(member.manifest.tolerances)
         golden, task = _task_reference(Golden.load(member.golden_path), member, runner, scoring, limits)
         raise_refused(task)
@@ -140,10 +147,13 @@ def _store_bundle(path: Path, change: dict[str, Any]) -> None:
             # A new file: the old one is shared with the existing bundle.
             file.unlink()
             golden.save(file)
-        if scoring["alpha"] != bundle.manifest.scoring["alpha"]:
+        if scorings[0]["alpha"] != bundle.manifest.scoring["alpha"]:
             _drop_metrics(staging)
         manifest = bundle.manifest.with_members(
-            [replace(member.manifest, scoring=scoring) for member in bundle.members]
+            [
+                replace(member.manifest, scoring=scoring)
+                for member, scoring in zip(bundle.members, scorings, strict=True)
+            ]
         )
         report = verify(Bundle.unfinished(staging, manifest), engine)
         report.require()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lrclr.errors import FindingsError, NonFiniteError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from lrclr.text import FindingSet
 
@@ -79,6 +79,22 @@ class ScoreCalibration:
                 "a calibration cannot be read",
                 why=f"{_SCALE} and {_BIAS} must be numbers, and {_FINDINGS} a table of a scale and a bias by finding",
             ) from error
+
+    def refitted(
+        self, shared: tuple[float, float] | None, own: Mapping[str, tuple[float, float]], kept: Collection[str] = ()
+    ) -> ScoreCalibration:
+        """This calibration with fitted scales and biases.
+
+        Args:
+            shared: those of findings without their own; None leaves them unchanged.
+            own: those of findings, by name.
+            kept: findings that keep the values that they have, also where they have the shared ones.
+        """
+        present = (self.scale, self.bias)
+        scale, bias = shared or present
+        earlier = {name: self.findings.get(name, present) for name in kept}
+        findings = {name: pair for name, pair in earlier.items() if pair != (scale, bias)} | dict(own)
+        return ScoreCalibration(scale, bias, findings, self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types. A bias of 0, an empty table of findings and a threshold of None are left out."""

@@ -52,7 +52,8 @@ class LrclrConfig(PreTrainedConfig):  # type: ignore[misc]
         finding_calibration: scale and bias by name of the findings that have their own; ``None`` for none.
         local_loss_weight: weight of the local contrastive loss beside the global one.
         text_end: where a prompt ends: ``"eos_token"`` is the first `text_config.eos_token_id`, ``"highest_token"`` the
-            highest token of the prompt, as in transformers' CLIP with an `eos_token_id` of 2.
+            highest token of the prompt, as in OpenAI's and open_clip's CLIP, and in transformers' with an
+            `eos_token_id` of 2.
         assumed: what the original weights do not record, and the values that were assumed: a clause each.
     """
 

@@ -185,6 +185,11 @@ class ClipTokenizer:
         return self._vocab_size
 
     @property
+    def data(self) -> bytes:
+        """The bytes of the tokenizer file."""
+        return self._data
+
+    @property
     def sha256(self) -> str:
         """Hash of the tokenizer file's bytes, in hexadecimal."""
         return self._sha256

@@ -28,6 +28,7 @@ from lrclr.text import ClipTokenizer
 from lrclr_export.repository.entries import model_entry
 from tests.checkpoints.spoiling import SMALL, refusal, saved
 from tests.checkpoints.test_openai import assert_same_embeddings
+from tests.families.networks import open_clip_clip, open_clip_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +92,8 @@ def test_wide_heads_are_set_by_options(like_vit_h: OpenAiClip, weights: Path, pr
     assert_same_embeddings(read, like_vit_h, prompts)
     assert read.assumed == (
         "layer norm epsilon: 1e-05 (image) and 1e-05 (text)",
+        "pooling: CLS (image) and the prompt's end (text)",
+        "attention: causal (text)",
         "preprocessing: chexzero",
     )
     # Each of these facts matters: another value changes the embeddings.
@@ -218,6 +221,17 @@ def test_fields_of_open_clip_are_read(
     assert getattr(read.config.vision_config, field) == expected
 
 
+def test_an_edge_that_is_no_whole_patch_is_not_read(tmp_path: Path) -> None:
+    model, config = open_clip_clip(18, 2.0, custom=False, quick_gelu=False, image_size=75)
+    read = load_checkpoint(open_clip_folder(tmp_path, model, config, {}))
+    assert (read.config.vision_config.image_size, read.preprocess.image_size, read.config.num_patches) == (75, 75, 25)
+    pixels = torch.randn(2, 3, 75, 75, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(model.eval().encode_image(pixels), dim=-1)
+        actual = read.model.encode_image(pixels).embedding
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
 def shapes(openai_clip: OpenAiFactory, **sizes: int) -> State:
     with torch.device("meta"):
         return renamed(openai_clip(**sizes).state_dict())
@@ -243,6 +257,8 @@ def test_openais_networks_need_no_option(
         f"attention heads: {heads} (image) and {text_heads} (text), as OpenAI published of these sizes",
         "activation: quick_gelu (image) and quick_gelu (text), as in OpenAI's networks (open_clip's own have gelu)",
         "layer norm epsilon: 1e-05 (image) and 1e-05 (text)",
+        "pooling: CLS (image) and the prompt's end (text)",
+        "attention: causal (text)",
     ]
 
 
@@ -293,14 +309,18 @@ def test_wrong_options_are_refused(folder: Path, weights: Path) -> None:
 def test_a_wrong_option_contradicts_the_modules_in_an_archive(torchscript: Path) -> None:
     read = load_checkpoint(torchscript)
     assert read.config.vision_config.hidden_act == "quick_gelu"
-    assert [line.partition(":")[0] for line in read.assumed] == ["layer norm epsilon", "preprocessing"]
+    assert [line.partition(":")[0] for line in read.assumed] == [
+        "layer norm epsilon",
+        "pooling",
+        "preprocessing",
+    ]
     with pytest.raises(CheckpointError, match="contradict each other"):
         load_checkpoint(torchscript, heads=(4, 1))
 
 
 def test_assumptions_stay_with_the_network(state: State, tmp_path: Path) -> None:
     read = load_checkpoint(saved(state, tmp_path / "clip.pt"), heads=SMALL)
-    assert len(read.assumed) == 3
+    assert len(read.assumed) == 5
     read.save(tmp_path / "folder")
     assert load_checkpoint(tmp_path / "folder").assumed == read.assumed
     with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lrclr import Bundle, ZeroShotClassifier, load_checkpoint
 from lrclr.evaluation import EvaluationOptions, EvaluationRun, evaluate, load_scores, save_scores, store
+from lrclr.inference import ScoreCalibration
 from lrclr.verification import task_images
 from tests import bundles
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.datasets import ImageDataset
+    from lrclr.inference import ModelSpec
 
 OPTIONS = EvaluationOptions(resamples=0)
 
@@ -73,6 +75,32 @@ def test_scores_of_an_ensemble_are_saved(evaluated: EvaluationRun, tmp_path: Pat
     save_scores(evaluated.scores, tmp_path / "scores.npz")
     read = load_scores(tmp_path / "scores.npz")
     np.testing.assert_array_equal(read.probability(0.3), evaluated.scores.probability(0.3))
+
+
+def test_members_may_have_a_scale_of_their_own(
+    ensemble: ZeroShotClassifier, data: ImageDataset, tmp_path: Path
+) -> None:
+    """As networks that were trained with their own logits have."""
+    scales = iter((2.0, 5.0))
+
+    def own(spec: ModelSpec) -> ModelSpec:
+        return replace(spec, calibration=ScoreCalibration(next(scales), 0.1))
+
+    members = [member.changed(own) for member in ensemble.members]
+    whole = ZeroShotClassifier(ensemble.spec, ensemble.engine, members=members, lead=ensemble.lead)
+    scores = evaluate(whole, data, OPTIONS).scores
+    expected = [evaluate(member, data, OPTIONS).scores.probability(scores.alpha) for member in members]
+    np.testing.assert_allclose(scores.probability(scores.alpha), np.mean(expected, 0), rtol=0, atol=1e-6)
+    side = ensemble.spec.preprocess.image_size
+    pixels = np.random.default_rng(0).standard_normal((2, 3, side, side)).astype(np.float32)
+    answers = [member.answer_pixels(pixels).probability for member in members]
+    np.testing.assert_allclose(whole.answer_pixels(pixels).probability, np.mean(answers, 0), rtol=0, atol=1e-6)
+    # In a file, and from models that are given one by one.
+    save_scores(scores, tmp_path / "scores.npz")
+    np.testing.assert_array_equal(load_scores(tmp_path / "scores.npz").probability(0.0), scores.probability(0.0))
+    together = evaluate(iter(members), data, OPTIONS)
+    np.testing.assert_allclose(together.scores.calibration, scores.calibration)
+    assert np.shape(together.evaluation.settings["calibration_in_effect"]["Edema"]) == (2, 2)
 
 
 @pytest.mark.slow

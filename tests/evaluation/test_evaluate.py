@@ -372,6 +372,10 @@ def test_the_manifest_has_a_bias_only_if_one_was_fitted(bundle_folder: Path, tmp
     assert set(Bundle(folder).manifest.scoring) == {"alpha", "score_scale", "fusion_trained"}
     store(folder, alpha=None, score_scale=1.0, score_bias=0.5)
     assert Bundle(folder).manifest.scoring["score_bias"] == 0.5
+    # Without a scale, both stay.
+    store(folder, alpha=None, score_scale=None, finding_calibration={"Edema": (2.0, 0.1)})
+    kept = Bundle(folder).manifest.scoring
+    assert (kept["score_bias"], kept["finding_calibration"]) == (0.5, {"Edema": [2.0, 0.1]})
     store(folder, alpha=None, score_scale=1.0)
     assert set(Bundle(folder).manifest.scoring) == {"alpha", "score_scale", "fusion_trained"}
 

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from lrclr import FindingSet
 from lrclr.datasets import ImageDataset
-from lrclr.evaluation import EvaluationOptions, EvaluationRun, Selection, evaluate_scores
+from lrclr.evaluation import EvaluationOptions, Selection, evaluate_scores
 
 # Private: the fit is compared with scikit-learn's on invented scores.
 from lrclr.evaluation import _metrics as metrics
@@ -157,7 +157,9 @@ def test_a_store_keeps_the_values_of_findings_that_are_not_fitted(make_scores: M
     evaluation, judged = evaluate_scores(scores, scores, selection, table, options)
     assert evaluation.score_scale is not None
     assert evaluation.score_bias is not None
-    stored = EvaluationRun(evaluation, judged, selection).calibration
+    shared = (evaluation.score_scale, evaluation.score_bias)
+    present = ScoreCalibration.from_dict(scores.models[0].info)
+    stored = present.refitted(shared, evaluation.finding_calibration, evaluation.calibration_kept)
     scale, bias = stored.of(FindingSet.from_names(names), FindingSet.from_names(names))
     expected = [
         evaluation.finding_calibration["finding 0"],

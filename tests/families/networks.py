@@ -421,7 +421,9 @@ def open_clip_folder(folder: Path, model: nn.Module, config: dict[str, Any], rec
     return folder
 
 
-def open_clip_clip(head_width: int, mlp_ratio: float, *, custom: bool, quick_gelu: bool) -> tuple[Any, dict[str, Any]]:
+def open_clip_clip(
+    head_width: int, mlp_ratio: float, *, custom: bool, quick_gelu: bool, vocab_size: int = 49408, **vision: Any
+) -> tuple[Any, dict[str, Any]]:
     """open_clip's own CLIP with another context and other head widths, and its configuration.
 
     Args:
@@ -429,16 +431,18 @@ def open_clip_clip(head_width: int, mlp_ratio: float, *, custom: bool, quick_gel
         mlp_ratio: ratio of the MLP in the image tower.
         custom: whether the text tower is a separate module, as in ``CustomTextCLIP``.
         quick_gelu: whether both towers use QuickGELU.
+        vocab_size: tokens of the text tower.
+        vision: other fields of the image tower's configuration.
     """
     stub_torchvision()
     import open_clip
 
-    vision = {"image_size": 70, "layers": 3, "width": 72, "patch_size": 14}
+    vision = {"image_size": 70, "layers": 3, "width": 72, "patch_size": 14} | vision
     config: dict[str, Any] = {
         "embed_dim": 24,
         "quick_gelu": quick_gelu,
         "vision_cfg": {**vision, "head_width": head_width, "mlp_ratio": mlp_ratio},
-        "text_cfg": {"context_length": 40, "vocab_size": 49408, "width": 48, "heads": 3, "layers": 2},
+        "text_cfg": {"context_length": 40, "vocab_size": vocab_size, "width": 48, "heads": 3, "layers": 2},
     }
     torch.manual_seed(0)
     model = (open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP)(**config)

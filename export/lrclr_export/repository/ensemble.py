@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from lrclr._files import replace_directory
-from lrclr.bundle import MEMBER_NAME, Bundle, Manifest, bundle_entries, member_golden
+from lrclr.bundle import MEMBER_NAME, SHARED_SCORING, Bundle, Manifest, bundle_entries, member_golden
 from lrclr.contract import ModelNames
 from lrclr.engines import EngineOptions, open_named_engine
 from lrclr.errors import LrclrError, UsageError
@@ -60,7 +60,7 @@ def export_ensemble(
 
     Args:
         members: at least two, with different weights and names, and with the same preprocessing, tokenizer, findings
-            and scoring.
+            and alpha. Scale, bias and threshold of scores may be those of each member.
         output: the bundle's folder.
         options: options of the export.
         regions_from: name of the member that gives the regions; by default the first.
@@ -124,6 +124,14 @@ def _check_names(names: Sequence[str], lead: str) -> None:
         raise UsageError(f"no member is named {lead!r}", fix=f"Choose {', '.join(names)}.")
 
 
+_FIXES: Final = {
+    "preprocessing": "Use checkpoints that agree, or make them agree with --preprocess.",
+    "tokenizer": "Use checkpoints that agree, or make them agree with --tokenizer.",
+    "findings": "Use checkpoints that agree, or make them agree with --findings.",
+    "scoring": "Use checkpoints with one alpha, whose fusion heads are all trained or all untrained.",
+}
+
+
 def _check_alike(members: Sequence[Member], progress: ProgressCallbacks) -> None:
     """Read every checkpoint once, before the first export, and compare it with the first."""
     first: dict[str, Mapping[str, Any]] = {}
@@ -144,7 +152,7 @@ def _check_alike(members: Sequence[Member], progress: ProgressCallbacks) -> None
             "preprocessing": checkpoint.preprocess.to_dict(),
             "tokenizer": tokenizer_entry(checkpoint),
             "findings": {each.name: (each.positive, each.negative) for each in checkpoint.findings.findings},
-            "scoring": scoring_entry(checkpoint),
+            "scoring": {name: scoring_entry(checkpoint)[name] for name in SHARED_SCORING},
         }
         first = first or facts
         for what, own in facts.items():
@@ -152,7 +160,7 @@ def _check_alike(members: Sequence[Member], progress: ProgressCallbacks) -> None
                 raise UsageError(
                     f"{members[0].name} and {member.name} cannot be one ensemble",
                     why=f"they differ in {what}: {_difference(first[what], own)}",
-                    fix="Use checkpoints that agree, or make them agree with --preprocess, --tokenizer or --findings.",
+                    fix=_FIXES[what],
                 )
 
 

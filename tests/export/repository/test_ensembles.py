@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from dataclasses import replace
@@ -25,6 +26,8 @@ from lrclr.samples import sample_paths
 from lrclr.text import Finding, FindingSet
 from lrclr.verification import Tolerances, verify
 from lrclr_export import ExportOptions, Member, build_bundle, export_ensemble
+from lrclr_export.progress import NO_PROGRESS
+from lrclr_export.repository.ensemble import _check_alike
 from tests import bundles
 from tests.kept_exports import exporting_once
 
@@ -186,6 +189,12 @@ def _other_findings(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint.changed(findings=FindingSet((replace(first, negative=("clear lungs",)), *rest)))
 
 
+def _other_alpha(checkpoint: Checkpoint) -> Checkpoint:
+    changed = copy.deepcopy(checkpoint)
+    changed.config.fusion_trained, changed.config.alpha = True, 0.9
+    return changed
+
+
 def _other_tokenizer(checkpoint: Checkpoint) -> Checkpoint:
     from lrclr.text import ClipTokenizer
 
@@ -208,6 +217,7 @@ DIFFERENCES: dict[str, tuple[Callable[[Checkpoint], Checkpoint], str]] = {
         lambda one: one.changed(findings=FindingSet(one.findings.findings[::-1])),
         "findings: their order",
     ),
+    "alpha": (_other_alpha, "scoring: alpha .*one alpha"),
     "tokenizer": (_other_tokenizer, r"tokenizer: context_length \(.*, 20\)"),
 }
 
@@ -222,6 +232,12 @@ def test_checkpoints_that_differ_are_refused_before_an_export(
     with pytest.raises(UsageError, match=f"a and b cannot be one ensemble: they differ in {message}"):
         export_ensemble(members, tmp_path / "bundle", FP32)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_members_may_have_a_scale_of_their_own(checkpoints: list[Checkpoint]) -> None:
+    changed = copy.deepcopy(checkpoints[1])
+    changed.config.score_scale, changed.config.score_threshold, changed.config.score_bias = 14.0, 0.1, -2.0
+    _check_alike([Member("a", lambda: checkpoints[0]), Member("b", lambda: changed)], NO_PROGRESS)
 
 
 def test_wrong_members(checkpoints: list[Checkpoint], tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from benchmarks.commands import reports_errors
@@ -31,6 +30,7 @@ from benchmarks.phantom import ct
 from benchmarks.phantom.cases import FINDINGS
 from benchmarks.phantom.make_dataset import Settings
 from benchmarks.phantom.picture import Split, describe, make_picture
+from lrclr.verification import auroc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -199,7 +199,7 @@ def _report(scores: NDArray[np.float64], pairs: Twins) -> dict[str, object]:
 
 
 def _auroc(present: NDArray[np.float64], absent: NDArray[np.float64]) -> float:
-    return float(roc_auc_score(np.r_[np.ones(len(present)), np.zeros(len(absent))], np.r_[present, absent]))
+    return auroc(np.repeat([True, False], [len(present), len(absent)]), np.r_[present, absent])
 
 
 def _with_lesion(first: int, seed: int, *, count: int | None = None, last: int | None = None) -> list[int]:

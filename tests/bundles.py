@@ -47,7 +47,7 @@ LOOSE = {
 SHORT_WARMUP = ("--rate", "none", "--seconds", "0.1", "--rounds", "1", "--no-peak", "--stability", "900%")
 BRIEF_BENCH = ("--what", "image_encoder", "--batch", "1", *SHORT_WARMUP)
 PYTHON = sys.executable
-LRCLR = (PYTHON, "-c", "import sys; from lrclr.cli import main; sys.exit(main())")
+LRCLR = (PYTHON, "-c", "from lrclr.cli import run; run()")
 
 
 @contextmanager

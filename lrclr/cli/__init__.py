@@ -6,12 +6,14 @@ Exit codes: 0 success; 1 the work failed, or some files failed, or standard outp
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import os
 import sys
 import traceback
 from functools import cache
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.main import get_command
@@ -110,6 +112,18 @@ def _options(
 def _command() -> Callable[..., object]:
     """`app` as click runs it. Typer builds it anew for each call otherwise, from the signatures of all commands."""
     return get_command(app)
+
+
+def run() -> NoReturn:
+    """Run the command line and end the process with its exit code: the program `lrclr`.
+
+    Python would free every object first, of which the weights of a network take a tenth of a second.
+    """
+    code = main()
+    atexit._run_exitfuncs()  # noqa: SLF001 - there is no public way
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be full, closed or None
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lrclr.text import ClipTokenizer, FindingSet
 # Bytes of a heat map's name before its number and its ending; a file system has 255 in all.
 _LONGEST_NAME: Final = 200
+_FEW_BATCHES: Final = 8
 
 
 def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -106,7 +107,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     refused = known_codes(*refuse) if refuse else frozenset()
     request = _PredictRequest(images, findings, alpha, frame, batch_size, heatmap=heatmap is not None, exact=exact)
     if server is None:
-        engine_options = EngineOptions(engine, provider or "cpu", threads)
+        engine_options = EngineOptions(engine, provider or "cpu", threads, few_runs=request.has_few_batches)
         asked, fusion_trained, sha256, results = _by_bundle(request, bundle or Path("triton_repo"), engine_options)
     else:
         asked, fusion_trained, sha256, results = _by_server(request, server, model_name, tls_root)
@@ -169,6 +170,11 @@ class _PredictRequest:
     batch_size: int
     heatmap: bool
     exact: bool
+
+    @property
+    def has_few_batches(self) -> bool:
+        """Whether all images are named, and few."""
+        return len(self.images) <= _FEW_BATCHES * self.batch_size and not any(path.is_dir() for path in self.images)
 
     @cached_property
     def found(self) -> FoundImages:

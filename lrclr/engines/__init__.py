@@ -145,6 +145,7 @@ class EngineOptions:
         int8_products: False for ONNX Runtime to multiply in float32 what a graph has in int8; the rounding stays.
         emulate: whether ONNX Runtime may open a bundle in FP8. It rounds as such a GPU does and multiplies in float32,
             which suffices for the gates.
+        few_runs: whether so few runs follow that ONNX Runtime should open graphs quickly rather than run them quickly.
     """
 
     engine: str | None = None
@@ -152,6 +153,7 @@ class EngineOptions:
     threads: int | None = None
     int8_products: bool = True
     emulate: bool = False
+    few_runs: bool = False
 
 
 def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> Engine:
@@ -181,7 +183,12 @@ def open_named_engine(bundle: Bundle, options: EngineOptions | None = None) -> E
         bundle.require_products(name)
     if name == "onnxruntime":
         return OnnxRuntimeEngine(
-            bundle, provider=options.provider, threads=options.threads, int8_products=options.int8_products
+            bundle,
+            provider=options.provider,
+            threads=options.threads,
+            int8_products=options.int8_products,
+            # Without the copies, products in float16 are summed in another order, and answers change a little.
+            few_runs=options.few_runs and bundle.manifest.precision in {"fp32", "int8"},
         )
     if name == "openvino":
         if options.provider != "cpu":

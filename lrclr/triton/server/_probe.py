@@ -114,7 +114,8 @@ class Probe:
             regions = self._call("get_system_shared_memory_status", client_timeout=_SHORT).regions
             for name, region in regions.items():
                 if not Path("/dev/shm", region.key.removeprefix("/")).exists():  # noqa: S108 - where the system has it
-                    self._call("unregister_system_shared_memory", name, client_timeout=_SHORT)
+                    with suppress(ServerError):
+                        self._call("unregister_system_shared_memory", name, client_timeout=_SHORT)
 
     def close(self) -> None:
         """Close the connection."""

@@ -109,7 +109,8 @@ def _scoring(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Any] | No
         raise UsageError(error.what, why=error.why, fix="Run lrclr score again, into another folder.") from error
     if run is None or metadata.get(_SETTINGS) != run.digest.encode():
         return None
-    return {name: getattr(run, name) for name in SCORING}
+    # Without a frame, an image has one: the first.
+    return {name: getattr(run, name) for name in SCORING} | {"frame": run.frame or 0}
 
 
 def _read(path: Path) -> tuple[list[Path], Any, Any]:

@@ -119,4 +119,6 @@ def _notes_of_fit(evaluation: Evaluation) -> Iterator[str]:
     for text in refusals(evaluation):
         yield f"not fitted: {text}"
     if evaluation.calibration_kept:
-        yield f"the earlier scale and bias stay: {', '.join(evaluation.calibration_kept)}"
+        changed = evaluation.alpha_from == "validation" and evaluation.alpha != evaluation.model["alpha"]
+        other = f", which belong to alpha {evaluation.model['alpha']:g}" if changed else ""
+        yield f"the earlier scale and bias stay{other}: {', '.join(evaluation.calibration_kept)}"

@@ -7,17 +7,19 @@ codestream for such decoders from checked parts only.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 from enum import Enum
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from lrclr.images._packets import Coding
 
-# A marker that does not belong to compressed data; any number of fill bytes may precede it.
-_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _SOC_SIZ = b"\xff\x4f\xff\x51"
 _JP2 = b"\x00\x00\x00\x0cjP  "
 _SOI = b"\xff\xd8"
@@ -29,6 +31,8 @@ _ODD = frozenset({_COC, 0x5D, 0x5E, 0x5F, 0x60, 0x61})
 _MAX_BOXES = 65536
 # A file with more tile-parts would only take time.
 _MAX_TILE_PARTS = 2**16
+# Bytes after the last sample.
+_FEW_BYTES, _MAX_PADDING = 16, 4096
 _DHT, _SOS, _DRI, _LOSSLESS, _JPEG_LS = 0xC4, 0xDA, 0xDD, 0xC3, 0xF7
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _FRAME_HEADERS = {*range(0xC0, 0xD0), _JPEG_LS} - {_DHT, 0xC8, 0xCC}
@@ -269,13 +273,32 @@ def segments_of(data: bytes, position: int = 2) -> Iterator[Segment]:
             position = end
 
 
-def compressed_data(data: bytes, start: int) -> tuple[int, int | None]:
-    """Find the marker that ends the compressed data of a JPEG from `start`: its place, and what it is; None at the end.
+class CompressedData(NamedTuple):
+    """Where the compressed data of a JPEG end, the marker there (None at the end of the file), and restart markers."""
 
-    Fill bytes before the marker do not count as data.
-    """
-    found = _MARKER.search(data, start)
-    return (len(data), None) if found is None else (found.start(), found[1][0])
+    end: int
+    marker: int | None
+    restarts: NDArray[np.int64]
+
+
+def compressed_data(data: bytes, start: int) -> CompressedData:
+    """Find the end of compressed data that begin at `start`. Fill bytes before a marker do not count as data."""
+    codes = np.frombuffer(data, np.uint8, offset=start)
+    places = np.flatnonzero(codes[:-1] == 0xFF)
+    after = codes[places + 1]
+    is_restart = (after >= 0xD0) & (after <= 0xD7)
+    others = np.flatnonzero((after != 0) & (after != 0xFF) & ~is_restart)
+    if not len(others):
+        return CompressedData(len(data), None, start + places[is_restart])
+    first = int(places[others[0]])
+    fill = len(data[start : start + first]) - len(data[start : start + first].rstrip(b"\xff"))
+    restarts = places[is_restart]
+    return CompressedData(start + first - fill, int(after[others[0]]), start + restarts[restarts < first])
+
+
+def is_padding(surplus: bytes) -> bool:
+    """Whether data after the last sample are what some encoders write: few bytes, or one value for a while."""
+    return len(surplus) <= _FEW_BYTES or (len(surplus) <= _MAX_PADDING and not surplus.strip(surplus[-1:]))
 
 
 def _with_header(marker: int, payload: bytes) -> bytes:

@@ -31,7 +31,7 @@ def display_of(attributes: Attributes, layout: FrameLayout) -> Display:
     modality = _modality(attributes, layout)
     return Display(
         modality=modality,
-        voi=_voi(attributes, signed=_is_signed(modality, layout)),
+        voi=_voi(attributes, _limits(layout, modality)),
         padding=_padding(attributes, layout),
         inverted=layout.photometric == "MONOCHROME1" or shape == "INVERSE",
     )
@@ -52,9 +52,7 @@ def palette_of(dataset: Any, layout: FrameLayout) -> list[Lut]:
         name = f"{colour}PaletteColorLookupTable"
         if f"{name}Data" not in dataset or f"{name}Descriptor" not in dataset:
             raise ImageError("the DICOM file lacks the palette that its colours need")
-        tables.append(
-            _lut(dataset, f"{name}Descriptor", f"{name}Data", signed=layout.signed, little=_is_little(dataset))
-        )
+        tables.append(_lut(dataset, f"{name}Descriptor", f"{name}Data", _limits(layout), little=_is_little(dataset)))
     # All three tables share one white; otherwise the colours would change. PS3.3 C.7.6.3.1.5 defines entries of 8 and
     # of 16 bits.
     greatest, bits = max(int(entries.max()) for _, entries, _ in tables), tables[0][2]
@@ -65,7 +63,7 @@ def palette_of(dataset: Any, layout: FrameLayout) -> list[Lut]:
 
 
 def _modality(attributes: Attributes, layout: FrameLayout) -> Rescale | Lut | None:
-    table = _sequence_lut(attributes, "ModalityLUTSequence", signed=layout.signed)
+    table = _sequence_lut(attributes, "ModalityLUTSequence", _limits(layout))
     if table is not None:
         first, entries, bits = table
         return Lut(first, entries, 2**bits - 1)
@@ -82,17 +80,20 @@ def _modality(attributes: Attributes, layout: FrameLayout) -> Rescale | Lut | No
     return rescale
 
 
-def _is_signed(modality: Rescale | Lut | None, layout: FrameLayout) -> bool:
-    """Whether values to which the VOI LUT applies can be negative."""
-    if isinstance(modality, Rescale):
-        span = 2.0**layout.bits_stored
-        ends = (-span / 2, span / 2 - 1) if layout.signed else (0.0, span - 1)
-        return min(modality.slope * end + modality.intercept for end in ends) < 0
-    return layout.signed and modality is None
+def _limits(layout: FrameLayout, modality: Rescale | Lut | None = None) -> tuple[float, float]:
+    """Least and greatest value that pixels can have, stored or after the modality transform."""
+    span = 2.0**layout.bits_stored
+    ends = (-span / 2, span / 2 - 1) if layout.signed else (0.0, span - 1)
+    if isinstance(modality, Lut):
+        return 0.0, float(2**16 - 1)
+    if modality is None:
+        return ends
+    values = [modality.slope * end + modality.intercept for end in ends]
+    return min(values), max(values)
 
 
-def _voi(attributes: Attributes, *, signed: bool) -> Window | Lut | None:
-    table = _sequence_lut(attributes, "VOILUTSequence", signed=signed)
+def _voi(attributes: Attributes, limits: tuple[float, float]) -> Window | Lut | None:
+    table = _sequence_lut(attributes, "VOILUTSequence", limits)
     if table is not None:
         first, entries, bits = table
         return Lut(first, entries, _white(attributes, entries, bits))
@@ -148,13 +149,15 @@ def _white(attributes: Attributes, entries: NDArray[np.uint16], bits: int) -> in
     return greatest
 
 
-def _sequence_lut(attributes: Attributes, keyword: str, *, signed: bool) -> tuple[int, NDArray[np.uint16], int] | None:
+def _sequence_lut(
+    attributes: Attributes, keyword: str, limits: tuple[float, float]
+) -> tuple[int, NDArray[np.uint16], int] | None:
     """Read the table in the first item of a sequence; None if it is absent or not valid."""
     item = attributes.item(keyword)
     if item is None:
         return None
     try:
-        table = _lut(item, "LUTDescriptor", "LUTData", signed=signed, little=_is_little(attributes.dataset))
+        table = _lut(item, "LUTDescriptor", "LUTData", limits, little=_is_little(attributes.dataset))
     except Exception:  # noqa: BLE001 - on values that are not of their VR, pydicom and NumPy raise nearly anything
         attributes.ignore(keyword)
         return None
@@ -169,7 +172,9 @@ def _is_little(dataset: Any) -> bool:
     return bool(dataset.original_encoding[1])
 
 
-def _lut(holder: Any, descriptor: str, data: str, *, signed: bool, little: bool) -> tuple[int, NDArray[np.uint16], int]:
+def _lut(
+    holder: Any, descriptor: str, data: str, limits: tuple[float, float], *, little: bool
+) -> tuple[int, NDArray[np.uint16], int]:
     """Read a lookup table. Its entries may be words, words written as bytes, or bytes.
 
     Returns:
@@ -181,7 +186,9 @@ def _lut(holder: Any, descriptor: str, data: str, *, signed: bool, little: bool)
     """
     count, first, bits = (int(number) for number in holder[descriptor].value)
     count = count & 0xFFFF or 2**16
-    if signed and first >= 2**15:
+    least, greatest = limits
+    # The first value may be written as an unsigned word.
+    if first >= 2**15 and least < 0 and (first > greatest or greatest < 2**15):
         first -= 2**16
     value = holder[data].value
     order = "<" if little else ">"

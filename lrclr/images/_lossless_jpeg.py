@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrclr.errors import ImageError
-from lrclr.images._codestream import compressed_data, segments_of
+from lrclr.images._codestream import compressed_data, is_padding, segments_of
 
 _Samples = NDArray[np.int32]
 _HUFFMAN, _RESTARTS = 0xC4, 0xDD
-_TOLERATED: Final = 16  # bytes that some encoders write too many
 _ROWS: Final = 64  # of a part, whose intermediate arrays fit into the processor's cache
 _UNUSED: Final = 255
 # The first one, the sample to the left, needs no sums.
@@ -50,10 +49,10 @@ def check_lossless(codestream: bytes, samples: NDArray[Any], bits: int) -> None:
     predictor, shift = scan[-3], scan[-1] & 0x0F
     if scan[0] != 1 or samples.ndim != 2 or shift or not 1 <= predictor <= 7:
         return
-    end = compressed_data(codestream, start)[0]
+    end = compressed_data(codestream, start).end
     available = 8 * (end - start - codestream.count(b"\xff\x00", start, end))
-    needed = _bits_of(samples, tables[scan[2] >> 4], predictor, bits)
-    if not needed <= available < needed + 8 * (1 + _TOLERATED):
+    surplus = available - _bits_of(samples, tables[scan[2] >> 4], predictor, bits)
+    if surplus < 0 or not is_padding(codestream[end - surplus // 8 : end]):
         raise ImageError(
             "the lossless JPEG data of the DICOM file are damaged or truncated",
             why="they do not have the length that the decoded picture needs",

@@ -16,10 +16,13 @@ CHECKED_ATTRIBUTES: Final = (
 
 # OT ("other") is what digitised films and secondary captures have. It says nothing.
 _MODALITIES: Final = frozenset({"CR", "DX", "RG", "OT"})
-# They are parts of CHEST, CHESTABDOMEN, THORAX, TORAX, LUNG and CHEST PORT, and of the words of other languages.
-_CHEST: Final = ("CHEST", "THOR", "TORA", "LUNG", "THX", "CXR", "PECHO", "PULM", "POLM", "POUMON", "BRUST", "POITRINE")
-_SPINE: Final = ("SPINE", "WIRBEL", "COLUMN", "COLONNE", "COLONNA", "RACHIS")
-_NO_PART: Final = frozenset({"UNKNOWN", "OTHER", "NA", "N/A", "NONE"})
+# They are parts of CHEST, CHESTABDOMEN, THORAX, TORAX, LUNG and CHEST PORT, and of words of other languages.
+_CHEST: Final = (
+    *("CHEST", "THOR", "TORA", "LUNG", "THX", "CXR", "PECHO", "PULM", "POLM", "POUMON", "POITRINE"),
+    *("BRUST", "BORST", "BROST", "KLATKA", "ГРУД", "胸", "肺"),
+)
+_SPINE: Final = ("SPINE", "WIRBEL", "COLUMNA", "COLUNA", "COLONNE", "COLONNA", "RACHIS", "LUMB")
+_NO_PART: Final = frozenset({"UNKNOWN", "OTHER", "NA", "N/A", "N.A.", "NONE"})
 # Thorax, lung, both lungs, thoracic cavity: of SNOMED CT, and of SNOMED RT before it.
 _CHEST_CODES: Final = frozenset(
     {"51185008", "39607008", "74101002", "43799004", "T-D3000", "T-28000", "T-D3050", "T-D3213"}
@@ -54,7 +57,8 @@ def _found(value: Callable[[str], Any], rows: int, columns: int) -> Iterator[str
         yield "other_body_part"
     view = _text(value("ViewPosition"))
     named = view or _first(value("ViewCodeSequence"), "CodeMeaning")
-    words = frozenset(re.findall(r"[A-Z]+", re.sub(r"[-./]", "", named)))
+    # "A-P" is one word, and "AP-SUPINE" are two.
+    words = frozenset(re.findall(r"[A-Z]+", f"{named} {re.sub('[-./]', '', named)}"))
     # A code's meaning is free text, in any language: only words for other views count.
     is_other = bool(words & _NOT_FRONTAL) or (bool(view) and not words & _FRONTAL)
     # The rows of a lateral view run from back to front.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 import gdcm
@@ -46,7 +47,8 @@ def jpeg(pixels: np.ndarray[Any, Any], mode: str = "L", **options: Any) -> bytes
             "optimize": st.booleans(),
             "progressive": st.booleans(),
             "subsampling": st.integers(0, 2),
-            "restart_marker_rows": st.just(1),
+            "restart_marker_rows": st.integers(1, 3),
+            "restart_marker_blocks": st.integers(1, 40),
         },
     ),
 )
@@ -59,6 +61,27 @@ def test_whole_pictures_are_read(size: tuple[int, int], content: str, mode: str,
     data = jpeg(pixels, mode, **options)
     with Image.open(io.BytesIO(data)) as image:
         np.testing.assert_array_equal(read_image(data), np.asarray(image.convert("L" if mode == "L" else "RGB")))
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_missing_parts_between_restart_markers_are_refused(*, empty: bool) -> None:
+    """libjpeg fills them with grey, and decodes the others."""
+    with Image.open(sample_paths()[0]) as image:
+        data = jpeg(np.asarray(image.convert("L").resize((256, 240))), restart_marker_rows=1)
+    markers = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+    assert len(markers) == 29
+    read_image(data)
+    with pytest.raises(ImageError, match="parts of its compressed data are missing"):
+        read_image(data[: markers[9] + 2 * empty] + data[markers[10] :])
+
+
+def test_a_file_whose_rest_is_zeros_is_refused() -> None:
+    """As after a download that was cut off. Zeros are codes, so that the picture is full before they end."""
+    pixels = np.random.default_rng(0).normal(120, 6, (600, 600)).clip(0, 255).astype(np.uint8)
+    data = jpeg(pixels, quality=100)
+    for rest in (b"", END):
+        with pytest.raises(ImageError, match="damaged"):
+            read_image(data[:30_000] + bytes(len(data) - 30_000) + rest)
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])

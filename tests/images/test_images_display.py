@@ -213,6 +213,14 @@ def test_a_lut_that_starts_below_zero_is_for_rescaled_values(make_dicom: MakeDic
     np.testing.assert_array_equal(read_image(data), [[0, 100, 200, 255]])
 
 
+def test_a_lut_that_starts_high_is_not_below_zero(make_dicom: MakeDicom) -> None:
+    """Rescaled values that reach 65,535 cannot be signed words, even if the least is -1."""
+    pixels = np.array([[0, 2500, 2501, 2502]], dtype=np.uint16)
+    table = lut(40000, [0, 100, 255], 8)
+    data = make_dicom(pixels, BitsStored=12, RescaleSlope=16, RescaleIntercept=-1, VOILUTSequence=[table])
+    assert read_image(data).tolist()[0][0] == 0
+
+
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_the_modality_lut_is_applied_before_the_window(make_dicom: MakeDicom, syntax: str) -> None:
     pixels = np.array([[0, 1, 2, 3]], dtype=np.uint16)

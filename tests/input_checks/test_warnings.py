@@ -145,6 +145,8 @@ def _code(meaning: str, value: str = "1") -> list[pydicom.Dataset]:
         ("other_body_part", {"BodyPartExamined": "", "AnatomicRegionSequence": _code("Brustwirbel")}),
         (None, {"BodyPartExamined": "TORAX", "ViewPosition": "A-P"}),
         (None, {"BodyPartExamined": "UNKNOWN", "ViewPosition": "p.a."}),
+        (None, {"BodyPartExamined": "CHEST 2 COLUMNS", "ViewPosition": "AP-SUPINE"}),
+        ("other_body_part", {"BodyPartExamined": "THORACOLUMBAR"}),
         (None, {"BodyPartExamined": "", "AnatomicRegionSequence": _code("Brustkorb", "51185008")}),
         ("other_view", {"ViewPosition": "LL"}),
         ("other_view", {"ViewPosition": None, "PatientOrientation": ["P", "F"]}),

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lrclr.errors import ImageError
 from lrclr.images._display import Display, Lut, Rescale, Window
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from lrclr.images._dicom_attributes import Attributes
     from lrclr.images._dicom_layout import FrameLayout
 
+_Limits = tuple[float, float]
+_Table = tuple[int, NDArray[np.uint16], int]
 _FUNCTIONS = frozenset({"LINEAR", "LINEAR_EXACT", "SIGMOID"})
 _SHAPES = frozenset({"IDENTITY", "INVERSE"})
 # Above this limit, sums and products could become infinite.
@@ -80,7 +81,7 @@ def _modality(attributes: Attributes, layout: FrameLayout) -> Rescale | Lut | No
     return rescale
 
 
-def _limits(layout: FrameLayout, modality: Rescale | Lut | None = None) -> tuple[float, float]:
+def _limits(layout: FrameLayout, modality: Rescale | Lut | None = None) -> _Limits:
     """Least and greatest value that pixels can have, stored or after the modality transform."""
     span = 2.0**layout.bits_stored
     ends = (-span / 2, span / 2 - 1) if layout.signed else (0.0, span - 1)
@@ -92,7 +93,7 @@ def _limits(layout: FrameLayout, modality: Rescale | Lut | None = None) -> tuple
     return min(values), max(values)
 
 
-def _voi(attributes: Attributes, limits: tuple[float, float]) -> Window | Lut | None:
+def _voi(attributes: Attributes, limits: _Limits) -> Window | Lut | None:
     table = _sequence_lut(attributes, "VOILUTSequence", limits)
     if table is not None:
         first, entries, bits = table
@@ -149,9 +150,7 @@ def _white(attributes: Attributes, entries: NDArray[np.uint16], bits: int) -> in
     return greatest
 
 
-def _sequence_lut(
-    attributes: Attributes, keyword: str, limits: tuple[float, float]
-) -> tuple[int, NDArray[np.uint16], int] | None:
+def _sequence_lut(attributes: Attributes, keyword: str, limits: _Limits) -> _Table | None:
     """Read the table in the first item of a sequence; None if it is absent or not valid."""
     item = attributes.item(keyword)
     if item is None:
@@ -172,9 +171,7 @@ def _is_little(dataset: Any) -> bool:
     return bool(dataset.original_encoding[1])
 
 
-def _lut(
-    holder: Any, descriptor: str, data: str, limits: tuple[float, float], *, little: bool
-) -> tuple[int, NDArray[np.uint16], int]:
+def _lut(holder: Any, descriptor: str, data: str, limits: _Limits, *, little: bool) -> _Table:
     """Read a lookup table. Its entries may be words, words written as bytes, or bytes.
 
     Returns:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.dataset
 
+from lrclr import Bundle
 from lrclr.archive import ScoreOptions, score
 
 
@@ -37,6 +38,9 @@ def main() -> None:
     parser.add_argument("--finding")
     parser.add_argument("--top", type=int, default=10)
     options = parser.parse_args()
+    known = Bundle(options.bundle).findings.names
+    if options.finding is not None and options.finding not in known:
+        parser.error(f"--finding is one of {', '.join(known)}")
     summary = score(options.folder, options.output, ScoreOptions(options.bundle))
     print(f"{summary.images} images: {summary.scored} scored now, {summary.kept} before, {summary.failed} failed")
     for probability, name, file in probabilities(options.output, options.finding)[: options.top]:

@@ -160,6 +160,7 @@ class ScoreSummary:
         fusion_trained: whether the bundle's fusion head is trained.
         passed_over: counts of other entries of the source's folder by kind; see `lrclr.images.find_images`.
         exact: whether files were read in full.
+        damaged: parts that were damaged, whose rows were computed again.
     """
 
     images: int
@@ -173,6 +174,7 @@ class ScoreSummary:
     fusion_trained: bool = True
     passed_over: Counter[str] = field(default_factory=Counter)
     exact: bool = False
+    damaged: int = 0
 
     @property
     def failed(self) -> int:

@@ -67,7 +67,7 @@ def score(
         UsageError: the source or the options cannot be used, or the folder holds scores of other settings.
         BundleError: the bundle cannot be used.
         EngineError: the engine failed.
-        LrclrError: the disk is full, or another run is writing to the folder.
+        LrclrError: the disk is full, a file in the folder cannot be read, or another run is writing to the folder.
         MissingExtraError: pyarrow, or Ray where it is needed, is not installed.
     """
     begin = time.monotonic()
@@ -90,6 +90,8 @@ def score(
     settings.settled(folder, rescore=options.rescore)  # nothing is written to a folder that is refused
     with _exclusive_lock(folder), stop_signals_raise():
         settings = settings.settled(folder, rescore=options.rescore)
+        # Nothing is written if a part cannot be read.
+        survey = _Survey(Plan(images, folder, settings, recheck=options.recheck))
         settings.write(folder)
         unfinished = folder / UNFINISHED_FILE
         unfinished.touch()
@@ -97,7 +99,6 @@ def score(
             left.unlink(missing_ok=True)
         decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact, options.refuse)
         decoder = replace(decoder, remote=images.remote)
-        survey = _Survey(Plan(images, folder, settings, recheck=options.recheck))
         collector = Collector(folder, encoder.findings.names, settings)
         try:
             _work(survey, collector, decoder, encoder, options.runner, on_progress, on_scored)
@@ -115,6 +116,7 @@ def score(
         gone=survey.gone,
         failures=collector.failures + survey.failures,
         parts=collector.written,
+        damaged=survey.damaged,
         seconds=time.monotonic() - begin,
         fusion_trained=spec.fusion_trained,
         passed_over=images.passed_over,
@@ -127,13 +129,14 @@ class _Survey:
 
     def __init__(self, plan: Plan) -> None:
         self.failures: Counter[str] = Counter()
-        self.kept = self.gone = self.tasks = 0
+        self.kept = self.gone = self.tasks = self.damaged = 0
         self.parts: list[PartPlan] = []
         for number in plan.numbers():
             part = plan.part(number)
             self.kept += len(part.kept)
             self.gone += len(part.gone)
             self.tasks += len(part.tasks)
+            self.damaged += part.damaged
             self.failures += part.failures
             if part.tasks:
                 self.parts.append(part)

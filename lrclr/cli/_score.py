@@ -260,6 +260,8 @@ def _print(output: Path, summary: ScoreSummary) -> None:
     out().print(f"unchanged: {summary.kept} by size and times, {summary.unchanged} by hash")
     if summary.gone:
         note(f"{summary.gone} rows of images that are no longer in the source are kept")
+    if summary.damaged:
+        note(f"{summary.damaged} parts were damaged: the images in them were scored again")
     if passed_over := describe_passed_over(summary.passed_over):
         note(passed_over)
     note_failures(summary.failures)

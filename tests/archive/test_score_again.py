@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -10,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -128,7 +130,29 @@ def test_a_damaged_part_is_written_again(archive: Path, scored: Path, bundle: Pa
     bundles.flip(part, 100)
     again = score(archive, out, archives.options(bundle))
     assert 0 < again.scored <= wanted
+    assert again.damaged == 1
     assert archives.rows(out) == archives.rows(scored)
+
+
+@pytest.mark.parametrize("name", ["part-000001.parquet", "_run.json"])
+def test_a_file_that_the_system_cannot_read_ends_the_run_and_nothing_is_changed(
+    name: str, archive: Path, scored: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(scored, tmp_path / "out")
+    before = bundles.digests(out)
+    opened = io.open
+
+    def refuse(file: Any, *arguments: Any, **more: Any) -> Any:
+        if str(file).endswith(name):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return opened(file, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("io.open", refuse)
+        with pytest.raises(LrclrError, match=f"{name} cannot be read: Input/output error") as caught:
+            score(archive, out, archives.options(bundle))
+    assert caught.value.exit_code == 1
+    assert bundles.digests(out) == before
 
 
 def run_killed(

@@ -23,7 +23,7 @@ from lrclr.archive._settings import UNFINISHED_FILE, Settings
 from lrclr.archive._source import Source, open_source
 from lrclr.engines import EngineOptions
 from lrclr.errors import LrclrError, UsageError, require_packages
-from lrclr.inference import ModelSpec
+from lrclr.inference import ModelSpec, ScoreCalibration, check_negatives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -190,7 +190,9 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
     # Raise the errors that every worker would raise, before anything is written.
     spec.asked(findings)
     alpha = spec.checked_alpha(spec.alpha if options.alpha is None else options.alpha)
-    bundle.tokenizer.encode(findings.prompts)
+    for member in bundle.members:
+        member.tokenizer.encode(findings.prompts)
+        check_negatives(findings, ScoreCalibration.from_dict(member.manifest.scoring).threshold)
     if options.embeddings:
         spec.require_embeddings()
     settings = Settings(

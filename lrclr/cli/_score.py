@@ -109,7 +109,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.archive import LocalOptions, ScoreOptions
     from lrclr.archive import score as score_source
     from lrclr.bundle import Bundle
-    from lrclr.cli._findings import load_findings
+    from lrclr.cli._findings import load_findings, naming_file
     from lrclr.engines import EngineOptions
     from lrclr.input_checks import known_codes
 
@@ -153,7 +153,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     # Results for what a Ray cluster scores are made afterwards, as for rows from a run before.
     on_scored = results.take if results is not None and isinstance(options.runner, LocalOptions) else None
     try:
-        with _progress() as on_progress:
+        with _progress() as on_progress, naming_file(findings):
             summary = score_source(
                 images if results is None else results.source,
                 output,

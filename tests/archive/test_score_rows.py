@@ -238,6 +238,22 @@ def test_a_wrong_call_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("runner", ["local", "ray"])
+def test_findings_that_the_network_cannot_judge_write_nothing(
+    runner: str, archive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrclr.cli import main
+
+    if runner == "ray":
+        pytest.importorskip("ray")
+    file = tmp_path / "own.toml"
+    file.write_text('[[finding]]\nname = "Edema"\npositive = ["edema"]\nnegative = []\n', encoding="utf-8")
+    call = ["score", str(archive), "-o", str(tmp_path / "out"), "-b", str(bundle), "--findings", str(file)]
+    assert main([*call, "--runner", runner]) == 2
+    assert f"{file}: the finding 'Edema' has no negative prompts" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_with_other_files_is_not_changed(archive: Path, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(LrclrError, match=r"did not write all of it \(thesis\.txt\)"):

@@ -161,6 +161,7 @@ class ScoreSummary:
         passed_over: counts of other entries of the source's folder by kind; see `lrclr.images.find_images`.
         exact: whether files were read in full.
         damaged: parts that were damaged, whose rows were computed again.
+        unreadable: images that could not be read now, such as without permission, and whose earlier row is kept.
     """
 
     images: int
@@ -175,6 +176,7 @@ class ScoreSummary:
     passed_over: Counter[str] = field(default_factory=Counter)
     exact: bool = False
     damaged: int = 0
+    unreadable: int = 0
 
     @property
     def failed(self) -> int:

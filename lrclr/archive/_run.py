@@ -117,6 +117,7 @@ def score(
         failures=collector.failures + survey.failures,
         parts=collector.written,
         damaged=survey.damaged,
+        unreadable=collector.unreadable,
         seconds=time.monotonic() - begin,
         fusion_trained=spec.fusion_trained,
         passed_over=images.passed_over,

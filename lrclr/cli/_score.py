@@ -175,6 +175,12 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise LrclrError(
             f"{summary.failed} of {summary.images} images have no scores", why="their rows give the reasons"
         )
+    if summary.unreadable:
+        raise LrclrError(
+            f"{summary.unreadable} of {summary.images} images cannot be read now",
+            why="their earlier rows are kept",
+            fix="Make them readable, and run again.",
+        )
     pacs.check_results(results_summary)
 
 
@@ -260,6 +266,8 @@ def _print(output: Path, summary: ScoreSummary) -> None:
     out().print(f"unchanged: {summary.kept} by size and times, {summary.unchanged} by hash")
     if summary.gone:
         note(f"{summary.gone} rows of images that are no longer in the source are kept")
+    if summary.unreadable:
+        note(f"{summary.unreadable} images cannot be read now; their earlier rows are kept")
     if summary.damaged:
         note(f"{summary.damaged} parts were damaged: the images in them were scored again")
     if passed_over := describe_passed_over(summary.passed_over):

@@ -22,6 +22,7 @@ from lrclr.archive import score
 
 # Private: the hash of the settings, which folders written by older versions contain.
 from lrclr.archive._settings import Settings
+from lrclr.cli import main
 from lrclr.errors import UsageError
 from lrclr.samples import sample_paths
 from tests import bundles
@@ -153,6 +154,28 @@ def test_a_file_that_the_system_cannot_read_ends_the_run_and_nothing_is_changed(
             score(archive, out, archives.options(bundle))
     assert caught.value.exit_code == 1
     assert bundles.digests(out) == before
+
+
+def test_an_image_that_cannot_be_read_now_keeps_its_row(
+    own_archive: Path, bundle: Path, tmp_path: Path, trusted_times: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The missing file stands for a missing permission, which root does not notice."""
+    for path in (own_archive / "study1", own_archive / "study2"):
+        shutil.rmtree(path)
+    score(own_archive, tmp_path / "out", archives.options(bundle))
+    before = archives.rows(tmp_path / "out")
+    file = own_archive / "study0" / "image03.png"
+    file.rename(tmp_path / "aside.png")
+    (own_archive / "names.csv").write_text("\n".join(["image", *(row["file"] for row in before)]) + "\n")
+    call = ["score", str(own_archive / "names.csv"), "-o", str(tmp_path / "out"), "-b", str(bundle)]
+    assert main(call) == 1
+    assert "1 of 10 images cannot be read now: their earlier rows are kept" in capsys.readouterr().err
+    assert archives.rows(tmp_path / "out") == before
+    # Another content, which a missing decoder may refuse, has another row.
+    (tmp_path / "aside.png").rename(file)
+    bundles.flip(file)
+    assert score(own_archive / "names.csv", tmp_path / "out", archives.options(bundle)).failed == 1
+    assert sum(row["status"] == "failed" for row in archives.rows(tmp_path / "out")) == 1
 
 
 def run_killed(

@@ -131,7 +131,11 @@ def _cell(path: Path, row: int, stamp: tuple[int, Hint]) -> bytes:
     starts = _row_groups(path, stamp)
     group = max(number for number, start in enumerate(starts) if start <= row)
     value = _column(path, group, stamp)[row - starts[group]].as_py()
-    return bytes(value) if value is not None else b""
+    if value is None:
+        return b""
+    if not isinstance(value, bytes):
+        raise ImageError("the row holds no encoded image", why=f"its {BYTES_COLUMN} are not binary")
+    return value
 
 
 @lru_cache(maxsize=4)

@@ -261,7 +261,7 @@ def _parquet(path: Path) -> Source:
     )
     if len(set(found)) != len(found):
         raise UsageError(f"{path} names {len(found) - len(set(found))} images twice")
-    if kind is not None and not inside and not any((root / path_of(item.name)).exists() for item in found):
+    if kind is not None and not inside and not any(os.path.exists(root / path_of(item.name)) for item in found):  # noqa: PTH110
         raise UsageError(
             f"{path} holds no image",
             why=f"its column {BYTES_COLUMN} is {kind}, not binary, and no file in its column {name} exists",

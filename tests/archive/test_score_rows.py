@@ -34,6 +34,9 @@ def test_every_file_has_one_row_and_failures_have_a_reason(archive: Path, scored
     failed = {Path(row["file"]).name: row for row in rows if row["status"] == "failed"}
     assert sorted(failed) == ["cut.png", "dangling.dcm", "empty.png", "text.jpg"]
     assert failed["dangling.dcm"]["reason"] == "the file cannot be read: No such file or directory"
+    empty = failed["empty.png"]
+    assert (empty["final"], empty["bytes"], empty["sha256"]) == (True, 0, hashlib.sha256(b"").hexdigest())
+    assert empty["reason"].startswith("the image is empty")
     for row in failed.values():
         assert row["error"] == "ImageError"
         assert not any(word in row["reason"] for word in ("Doe", "1970", "study", str(archive)))

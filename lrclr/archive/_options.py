@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lrclr.bundle import Bundle
 from lrclr.engines import EngineOptions
 from lrclr.errors import UsageError
+from lrclr.images._read import checked_frame
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,6 +99,7 @@ class ScoreOptions:
     runner: LocalOptions | RayOptions = field(default_factory=LocalOptions)
 
     def __post_init__(self) -> None:
+        checked_frame(self.frame)
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError("a batch needs at least one image")
         if self.rows_per_part < 1:

@@ -18,6 +18,7 @@ from lrclr.cli._console import (
     EngineName,
     Exact,
     Findings,
+    Frame,
     err,
     note,
     note_failures,
@@ -56,7 +57,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = 1,
     findings: Findings = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
-    frame: Annotated[int | None, typer.Option("--frame", help="Frame of files with several frames, from 0.")] = None,
+    frame: Frame = None,
     exact: Exact = False,
     refuse: Annotated[list[str] | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
     batch_size: Annotated[

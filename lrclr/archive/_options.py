@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from lrclr.auto import named_options
 from lrclr.bundle import Bundle
 from lrclr.engines import EngineOptions
 from lrclr.errors import UsageError
@@ -112,6 +113,16 @@ class ScoreOptions:
             BundleError: the bundle cannot be used.
         """
         return self.bundle if isinstance(self.bundle, Bundle) else Bundle(self.bundle)
+
+    def with_named_engine(self) -> tuple[ScoreOptions, str | None]:
+        """The options with the engine that ``"auto"`` stands for on this machine, and the choice in words.
+
+        Raises the errors of `lrclr.auto.choose_engine`.
+        """
+        bundle = self.opened()
+        threads = self.engine.threads or 1
+        engine, choice = named_options(bundle, replace(self.engine, threads=threads))
+        return replace(self, bundle=bundle, engine=engine), choice
 
     def images_at_once(self, graph_engine: str) -> int:
         """The batch size in effect."""

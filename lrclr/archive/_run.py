@@ -21,7 +21,6 @@ from lrclr.archive._encode import Encoder
 from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
 from lrclr.archive._settings import UNFINISHED_FILE, Settings
 from lrclr.archive._source import Source, open_source
-from lrclr.engines import EngineOptions
 from lrclr.errors import LrclrError, UsageError, require_packages
 from lrclr.inference import ModelSpec, ScoreCalibration, check_negatives
 
@@ -67,6 +66,7 @@ def score(
         UsageError: the source or the options cannot be used, or the folder holds scores of other settings.
         BundleError: the bundle cannot be used.
         EngineError: the engine failed.
+        GateError: with the engine ``"auto"``, none on this machine passes the bundle's gates.
         LrclrError: the disk is full, a file in the folder cannot be read, or another run is writing to the folder.
         MissingExtraError: pyarrow, or Ray where it is needed, is not installed.
     """
@@ -77,6 +77,7 @@ def score(
     from lrclr.archive._collect import Collector
     from lrclr.archive._plan import Plan
 
+    options, _ = options.with_named_engine()
     bundle = options.opened()
     if isinstance(source, Source):
         images = source
@@ -183,7 +184,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
     """What the rows depend on, and the encoder. The bundle is checked; its graphs are opened when first used."""
     spec = ModelSpec.of_bundle(bundle)
     name = options.engine.engine or bundle.manifest.engine["name"]
-    engine = EngineOptions(name, options.engine.provider, options.engine.threads or 1)
+    engine = replace(options.engine, engine=name, threads=options.engine.threads or 1)
     findings = options.findings or spec.findings
     batch = options.images_at_once(name)
     if batch > spec.max_batch:
@@ -202,7 +203,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         alpha=alpha,
         frame=options.frame,
         exact=options.exact,
-        graph_engine=name,
+        graph_engine=name if engine.int8_products else f"{name} in float32",
         provider=engine.provider,
         threads=engine.threads or 1,
         batch_size=batch,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -149,7 +148,9 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     if _pacs.is_empty(images):
         note("no image matches the query")
         return
-    options = replace(options, bundle=options.opened())
+    options, choice = options.with_named_engine()
+    if choice is not None:
+        note(choice)
     results = pacs.results(images, output, options)
     # Results for what a Ray cluster scores are made afterwards, as for rows from a run before.
     on_scored = results.take if results is not None and isinstance(options.runner, LocalOptions) else None

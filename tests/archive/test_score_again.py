@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -22,7 +23,9 @@ from lrclr.archive import score
 
 # Private: the hash of the settings, which folders written by older versions contain.
 from lrclr.archive._settings import Settings
+from lrclr.auto import ChosenEngine, open_engine
 from lrclr.cli import main
+from lrclr.engines import EngineOptions
 from lrclr.errors import UsageError
 from lrclr.samples import sample_paths
 from tests import bundles
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.archive import ScoreProgress
+    from lrclr.bundle import Bundle
 
 SAMPLE = sample_paths()[0]
 
@@ -176,6 +180,28 @@ def test_an_image_that_cannot_be_read_now_keeps_its_row(
     bundles.flip(file)
     assert score(own_archive / "names.csv", tmp_path / "out", archives.options(bundle)).failed == 1
     assert sum(row["status"] == "failed" for row in archives.rows(tmp_path / "out")) == 1
+
+
+def test_the_engine_that_auto_stands_for_is_recorded_and_compared(
+    own_archive: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def choose(opened: Bundle, options: EngineOptions) -> ChosenEngine:
+        calls.append(options.threads)
+        engine = open_engine(opened, replace(options, engine="onnxruntime"))
+        return ChosenEngine(engine, "onnxruntime", "a test", replace(options, engine="onnxruntime"))
+
+    monkeypatch.setattr("lrclr.auto._choice.choose_engine", choose)
+    out = tmp_path / "out"
+    assert main(["score", str(own_archive), "-o", str(out), "-b", str(bundle), "--engine", "auto"]) == 1
+    assert calls == [1]
+    assert "(a test)" in capsys.readouterr().err
+    content = json.loads((out / "_run.json").read_text())
+    assert (content["graph_engine"], content["batch_size"]) == ("onnxruntime", 1)
+    (out / "_run.json").write_text(json.dumps({**content, "graph_engine": "openvino"}))
+    with pytest.raises(UsageError, match="another graph engine"):
+        score(own_archive, out, archives.options(bundle, engine=EngineOptions("auto")))
 
 
 def run_killed(

@@ -53,6 +53,7 @@ class Collector:
         scored: images with a new answer.
         unchanged: images whose old row is still valid by their hash.
         failures: reasons and their counts.
+        replaced: rows that were replaced because the image of their name has another content.
         unreadable: images that could not be read now, and whose old row is kept.
         written: parts that were completed and written.
         saved: outcomes that are in the files.
@@ -61,7 +62,7 @@ class Collector:
     def __init__(self, folder: Path, findings: Sequence[str], settings: Settings) -> None:
         self._folder, self._findings, self._settings = folder, findings, settings
         self._open: dict[int, _OpenPart] = {}
-        self.scored = self.unchanged = self.unreadable = self.written = self.saved = 0
+        self.scored = self.unchanged = self.replaced = self.unreadable = self.written = self.saved = 0
         self.failures: Counter[str] = Counter()
 
     def chunks(self, plan: PartPlan) -> Iterator[Chunk]:
@@ -108,6 +109,9 @@ class Collector:
     def _count(self, part: _OpenPart, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             kept = _keeps_old_row(part.plan, outcome)
+            if not kept and outcome.decoded.item in part.plan.known:
+                old = self._old(part).table["sha256"][_place(part.plan, outcome)].as_py()
+                self.replaced += old is not None and old != outcome.decoded.sha256
             if outcome.failure is not None and not kept:
                 self.failures[outcome.failure.reason] += 1
             elif outcome.scores is not None:

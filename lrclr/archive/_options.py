@@ -175,6 +175,8 @@ class ScoreSummary:
         exact: whether files were read in full.
         damaged: parts that were damaged, whose rows were computed again.
         unreadable: images that could not be read now, such as without permission, and whose earlier row is kept.
+        replaced: rows that were replaced because the image of their name has another content: the file was changed, or
+            the folder held the scores of another source with equal names.
     """
 
     images: int
@@ -190,6 +192,7 @@ class ScoreSummary:
     exact: bool = False
     damaged: int = 0
     unreadable: int = 0
+    replaced: int = 0
 
     @property
     def failed(self) -> int:

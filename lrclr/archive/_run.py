@@ -119,6 +119,7 @@ def score(
         parts=collector.written,
         damaged=survey.damaged,
         unreadable=collector.unreadable,
+        replaced=collector.replaced,
         seconds=time.monotonic() - begin,
         fusion_trained=spec.fusion_trained,
         passed_over=images.passed_over,

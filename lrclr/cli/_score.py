@@ -270,6 +270,8 @@ def _print(output: Path, summary: ScoreSummary) -> None:
         note(f"{summary.gone} rows of images that are no longer in the source are kept")
     if summary.unreadable:
         note(f"{summary.unreadable} images cannot be read now; their earlier rows are kept")
+    if summary.replaced:
+        note(f"{summary.replaced} rows of the same names were replaced: the images have another content now")
     if summary.damaged:
         note(f"{summary.damaged} parts were damaged: the images in them were scored again")
     if passed_over := describe_passed_over(summary.passed_over):

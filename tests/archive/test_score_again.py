@@ -204,6 +204,19 @@ def test_the_engine_that_auto_stands_for_is_recorded_and_compared(
         score(own_archive, out, archives.options(bundle, engine=EngineOptions("auto")))
 
 
+def test_rows_that_another_source_replaces_are_counted(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source in ("first", "second"):
+        (tmp_path / source).mkdir()
+        bundles.radiograph(tmp_path / source / "same.png", 1)
+        bundles.radiograph(tmp_path / source / "other.png", len(source))
+    for source, count in (("first", 0), ("second", 1), ("second", 0)):
+        assert main(["score", str(tmp_path / source), "-o", str(tmp_path / "out"), "-b", str(bundle)]) == 0
+        text = "1 rows of the same names were replaced"
+        assert (text in capsys.readouterr().err) == bool(count)
+
+
 def run_killed(
     archive: Path,
     out: Path,

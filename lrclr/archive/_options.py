@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr.auto import named_options
 from lrclr.bundle import Bundle
-from lrclr.engines import EngineOptions
+from lrclr.engines import CPU_ENGINES, EngineOptions
 from lrclr.errors import UsageError
 from lrclr.images._read import checked_frame
 
@@ -126,7 +126,7 @@ class ScoreOptions:
 
     def images_at_once(self, graph_engine: str) -> int:
         """The batch size in effect."""
-        on_cpu = graph_engine == "onnxruntime" and self.engine.provider == "cpu"
+        on_cpu = graph_engine in CPU_ENGINES and self.engine.provider == "cpu"
         return self.batch_size or (1 if on_cpu else _ON_GPU)
 
 

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from lrclr import LrclrError, ZeroShotClassifier, read_image
-from lrclr.archive import LocalOptions, score
+from lrclr.archive import LocalOptions, ScoreOptions, score
+from lrclr.engines import CPU_ENGINES, ENGINES, EngineOptions
 from lrclr.errors import UsageError
 from lrclr.file_names import name_of, path_of
 from lrclr.samples import sample_paths
@@ -112,6 +113,13 @@ def test_padding_of_a_batch_does_not_change_scores(archive: Path, scored: Path, 
         )
         if alone["status"] == "scored":
             np.testing.assert_allclose(batched["probability"], alone["probability"], atol=1e-5)
+
+
+def test_the_batch_is_one_image_on_a_processor_with_every_engine(tmp_path: Path) -> None:
+    sizes = [ScoreOptions(tmp_path).images_at_once(engine) for engine in ENGINES]
+    assert dict(zip(ENGINES, sizes, strict=True)) == {engine: 1 if engine in CPU_ENGINES else 32 for engine in ENGINES}
+    on_gpu = ScoreOptions(tmp_path, engine=EngineOptions(provider="cuda"))
+    assert on_gpu.images_at_once("onnxruntime") == 32
 
 
 def write_dataset(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lrclr.archive._outcome import Chunk
 from lrclr.archive._rows import Part, joined, part_of, part_path, read_part, selected, write_part
-from lrclr.errors import LrclrError
+from lrclr.errors import ImageLimitError, LrclrError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -165,7 +165,9 @@ def _keeps_old_row(plan: PartPlan, outcome: Outcome) -> bool:
     """Whether the old row of an item stays: its content has the same hash, or cannot be read now."""
     if outcome.failure is None:
         return outcome.scores is None
-    return not outcome.failure.final and outcome.decoded.sha256 is None and outcome.decoded.item in plan.known
+    # A file over the limits has other content than when it was scored.
+    unread = outcome.decoded.sha256 is None and outcome.failure.error != ImageLimitError.__name__
+    return unread and not outcome.failure.final and outcome.decoded.item in plan.known
 
 
 def _place(plan: PartPlan, outcome: Outcome) -> int:

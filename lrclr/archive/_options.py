@@ -157,6 +157,11 @@ class ScoreProgress:
         return (self.total - self.done) / self.rate if self.done and self.seconds > 0 else None
 
 
+def damage_text(parts: int) -> str:
+    """What damaged parts mean, for a note."""
+    return f"{parts} parts were damaged: images of the source in them are scored again, other rows are lost"
+
+
 @dataclass(frozen=True)
 class ScoreSummary:
     """What a run did, and what the folder holds.

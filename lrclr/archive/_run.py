@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from lrclr._signals import stop_signals_raise
 from lrclr.archive._decode import Decoder
 from lrclr.archive._encode import Encoder
-from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
+from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary, damage_text
 from lrclr.archive._settings import UNFINISHED_FILE, Settings
 from lrclr.archive._source import Source, open_source
 from lrclr.errors import LrclrError, UsageError, require_packages
@@ -107,6 +107,8 @@ def score(
             with contextlib.suppress(LrclrError):
                 collector.save()
             error.add_note(f"kept {survey.kept + collector.saved} rows; run again to go on")
+            if survey.damaged:
+                error.add_note(damage_text(survey.damaged))
             raise
         unfinished.unlink(missing_ok=True)
     return ScoreSummary(

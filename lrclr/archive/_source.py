@@ -224,7 +224,8 @@ def _is_binary(kind: Any) -> bool:
     import pyarrow.types as kinds
 
     return any(
-        test(kind) for test in (kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view, kinds.is_fixed_size_binary)
+        test(kind)
+        for test in (kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view, kinds.is_fixed_size_binary)
     )
 
 

@@ -8,7 +8,18 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from lrclr.cli._console import RESEARCH_ONLY, EngineName, Exact, Frame, Threads, counter, note, note_engine, note_failures, out
+from lrclr.cli._console import (
+    RESEARCH_ONLY,
+    EngineName,
+    Exact,
+    Frame,
+    Threads,
+    counter,
+    note,
+    note_engine,
+    note_failures,
+    out,
+)
 from lrclr.errors import LrclrError, UsageError
 
 

@@ -260,6 +260,7 @@ def _reasons(failures: Counter[str]) -> str:
 
 
 def _print(output: Path, summary: ScoreSummary) -> None:
+    from lrclr.archive._options import damage_text
     from lrclr.images import describe_passed_over
 
     rate = f", {summary.scored / summary.seconds:.1f} a second" if summary.scored and summary.seconds else ""
@@ -268,12 +269,12 @@ def _print(output: Path, summary: ScoreSummary) -> None:
     out().print(f"unchanged: {summary.kept} by size and times, {summary.unchanged} by hash")
     if summary.gone:
         note(f"{summary.gone} rows of images that are no longer in the source are kept")
-    if summary.unreadable:
+    if summary.unreadable and summary.failed:  # else the error says it
         note(f"{summary.unreadable} images cannot be read now; their earlier rows are kept")
     if summary.replaced:
         note(f"{summary.replaced} rows of the same names were replaced: the images have another content now")
     if summary.damaged:
-        note(f"{summary.damaged} parts were damaged: the images in them were scored again")
+        note(damage_text(summary.damaged))
     if passed_over := describe_passed_over(summary.passed_over):
         note(passed_over)
     note_failures(summary.failures)

@@ -175,7 +175,9 @@ def test_a_column_of_sizes_is_not_taken_for_images(tmp_path: Path) -> None:
 
     source = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"file": ["a.png", "b.png"], "bytes": [10**12, 5]}), source)
-    with pytest.raises(UsageError, match="its column bytes is int64, not binary, and no file in its column file exists"):
+    with pytest.raises(
+        UsageError, match="its column bytes is int64, not binary, and no file in its column file exists"
+    ):
         open_source(source)
     bundles.radiograph(tmp_path / "b.png")
     assert open_source(source).container is None

@@ -159,6 +159,8 @@ def test_a_missing_cluster_is_named_in_the_error(archive: Path, bundle: Path, tm
 
 def test_the_error_of_an_actor_is_one_line() -> None:
     ray_errors = pytest.importorskip("ray.exceptions")
+
+    # Private: the error of an actor reaches the driver through Ray only.
     from lrclr.archive._ray import _explained
 
     cause = BundleError("the bundle is a different one here", why="its manifest changed")

@@ -11,7 +11,7 @@ import numpy as np
 
 from lrclr.archive._outcome import Chunk
 from lrclr.archive._rows import Part, joined, part_of, part_path, read_part, selected, write_part
-from lrclr.errors import LrclrError
+from lrclr.errors import ImageLimitError, LrclrError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,6 +53,8 @@ class Collector:
         scored: images with a new answer.
         unchanged: images whose old row is still valid by their hash.
         failures: reasons and their counts.
+        replaced: rows that were replaced because the image of their name has another content.
+        unreadable: images that could not be read now, and whose old row is kept.
         written: parts that were completed and written.
         saved: outcomes that are in the files.
     """
@@ -60,7 +62,7 @@ class Collector:
     def __init__(self, folder: Path, findings: Sequence[str], settings: Settings) -> None:
         self._folder, self._findings, self._settings = folder, findings, settings
         self._open: dict[int, _OpenPart] = {}
-        self.scored = self.unchanged = self.written = self.saved = 0
+        self.scored = self.unchanged = self.replaced = self.unreadable = self.written = self.saved = 0
         self.failures: Counter[str] = Counter()
 
     def chunks(self, plan: PartPlan) -> Iterator[Chunk]:
@@ -106,12 +108,17 @@ class Collector:
 
     def _count(self, part: _OpenPart, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
-            if outcome.failure is not None:
+            kept = _keeps_old_row(part.plan, outcome)
+            if not kept and outcome.decoded.item in part.plan.known:
+                old = self._old(part).table["sha256"][_place(part.plan, outcome)].as_py()
+                self.replaced += old is not None and old != outcome.decoded.sha256
+            if outcome.failure is not None and not kept:
                 self.failures[outcome.failure.reason] += 1
             elif outcome.scores is not None:
                 self.scored += 1
             else:
-                self.unchanged += 1
+                self.unreadable += outcome.failure is not None
+                self.unchanged += outcome.failure is None
                 reason = self._old(part).table["reason"][_place(part.plan, outcome)].as_py()
                 if reason is not None:
                     self.failures[reason] += 1
@@ -130,7 +137,7 @@ class Collector:
         """Write the outcomes so far with the old rows that they do not replace; False if the file has them already."""
         plan = part.plan
         outcomes = [one for number in sorted(part.outcomes) for one in part.outcomes[number]]
-        new = [one for one in outcomes if one.failure is not None or one.scores is not None]
+        new = [one for one in outcomes if not _keeps_old_row(plan, one)]
         parts = [part_of(new, self._findings, self._settings)] if new else []
         count = len(plan.kept) + len(plan.gone) + len(plan.known)
         changed = bool(new)
@@ -140,10 +147,10 @@ class Collector:
             for one in outcomes:
                 if one.decoded.item in plan.known:
                     place = _place(plan, one)
-                    if one.failure is None and one.scores is None:
-                        hints[place] = one.decoded.hint
-                    else:
+                    if not _keeps_old_row(plan, one):
                         del rows[place]
+                    elif one.failure is None:
+                        hints[place] = one.decoded.hint
             changed = changed or not np.array_equal(hints, old.hints)
             if rows:
                 parts.append(selected(Part(old.table, hints, old.settings), list(rows)))
@@ -152,6 +159,15 @@ class Collector:
         self.saved += sum(len(part.outcomes[number]) for number in list(part.outcomes)[part.saved :])
         part.saved = len(part.outcomes)
         return changed
+
+
+def _keeps_old_row(plan: PartPlan, outcome: Outcome) -> bool:
+    """Whether the old row of an item stays: its content has the same hash, or cannot be read now."""
+    if outcome.failure is None:
+        return outcome.scores is None
+    # A file over the limits has other content than when it was scored.
+    unread = outcome.decoded.sha256 is None and outcome.failure.error != ImageLimitError.__name__
+    return unread and not outcome.failure.final and outcome.decoded.item in plan.known
 
 
 def _place(plan: PartPlan, outcome: Outcome) -> int:

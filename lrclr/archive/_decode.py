@@ -69,6 +69,7 @@ class Decoder:
         except Exception as error:  # noqa: BLE001 - the other files go on
             final = self.remote is not None and isinstance(error, ImageError)
             return Decoded(item, failure=replace(_unreadable(error), final=final))
+        # An empty file is content, too: it is tried again only if it changes.
         size, digest = len(data), hashlib.sha256(data).hexdigest()
         if digest == task.known:
             return Decoded(item, size, digest, hint)
@@ -89,7 +90,7 @@ class Decoder:
 
     def _read(self, task: Task) -> tuple[bytes, Hint]:
         if self.remote is not None:
-            return read_bytes(self.remote.read(task.item.name), self.limits), NO_HINT
+            return read_bytes(self.remote.read(task.item.name), self.limits, allow_empty=True), NO_HINT
         path = self.container or self.root / path_of(task.item.name)
         before = _status(path)
         data = self._content(path, task.row)
@@ -97,8 +98,8 @@ class Decoder:
 
     def _content(self, path: Path, row: int | None) -> bytes:
         if row is None:
-            return read_bytes(path, self.limits)
-        return read_bytes(_cell(path, row, _status(path)), self.limits)
+            return read_bytes(path, self.limits, allow_empty=True)
+        return read_bytes(_cell(path, row, _status(path)), self.limits, allow_empty=True)
 
 
 def _status(path: Path) -> tuple[int, Hint]:
@@ -131,7 +132,11 @@ def _cell(path: Path, row: int, stamp: tuple[int, Hint]) -> bytes:
     starts = _row_groups(path, stamp)
     group = max(number for number, start in enumerate(starts) if start <= row)
     value = _column(path, group, stamp)[row - starts[group]].as_py()
-    return bytes(value) if value is not None else b""
+    if value is None:
+        return b""
+    if not isinstance(value, bytes):
+        raise ImageError("the row holds no encoded image", why=f"its {BYTES_COLUMN} are not binary")
+    return value
 
 
 @lru_cache(maxsize=4)

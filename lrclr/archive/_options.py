@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from lrclr.auto import named_options
 from lrclr.bundle import Bundle
-from lrclr.engines import EngineOptions
+from lrclr.engines import CPU_ENGINES, EngineOptions
 from lrclr.errors import UsageError
+from lrclr.images._read import checked_frame
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,6 +100,7 @@ class ScoreOptions:
     runner: LocalOptions | RayOptions = field(default_factory=LocalOptions)
 
     def __post_init__(self) -> None:
+        checked_frame(self.frame)
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError("a batch needs at least one image")
         if self.rows_per_part < 1:
@@ -111,9 +114,19 @@ class ScoreOptions:
         """
         return self.bundle if isinstance(self.bundle, Bundle) else Bundle(self.bundle)
 
+    def with_named_engine(self) -> tuple[ScoreOptions, str | None]:
+        """The options with the engine that ``"auto"`` stands for on this machine, and the choice in words.
+
+        Raises the errors of `lrclr.auto.choose_engine`.
+        """
+        bundle = self.opened()
+        threads = self.engine.threads or 1
+        engine, choice = named_options(bundle, replace(self.engine, threads=threads))
+        return replace(self, bundle=bundle, engine=engine), choice
+
     def images_at_once(self, graph_engine: str) -> int:
         """The batch size in effect."""
-        on_cpu = graph_engine == "onnxruntime" and self.engine.provider == "cpu"
+        on_cpu = graph_engine in CPU_ENGINES and self.engine.provider == "cpu"
         return self.batch_size or (1 if on_cpu else _ON_GPU)
 
 
@@ -144,6 +157,11 @@ class ScoreProgress:
         return (self.total - self.done) / self.rate if self.done and self.seconds > 0 else None
 
 
+def damage_text(parts: int) -> str:
+    """What damaged parts mean, for a note."""
+    return f"{parts} parts were damaged: images of the source in them are scored again, other rows are lost"
+
+
 @dataclass(frozen=True)
 class ScoreSummary:
     """What a run did, and what the folder holds.
@@ -160,6 +178,10 @@ class ScoreSummary:
         fusion_trained: whether the bundle's fusion head is trained.
         passed_over: counts of other entries of the source's folder by kind; see `lrclr.images.find_images`.
         exact: whether files were read in full.
+        damaged: parts that were damaged, whose rows were computed again.
+        unreadable: images that could not be read now, such as without permission, and whose earlier row is kept.
+        replaced: rows that were replaced because the image of their name has another content: the file was changed, or
+            the folder held the scores of another source with equal names.
     """
 
     images: int
@@ -173,6 +195,9 @@ class ScoreSummary:
     fusion_trained: bool = True
     passed_over: Counter[str] = field(default_factory=Counter)
     exact: bool = False
+    damaged: int = 0
+    unreadable: int = 0
+    replaced: int = 0
 
     @property
     def failed(self) -> int:

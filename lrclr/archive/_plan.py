@@ -34,6 +34,7 @@ class PartPlan:
         known: for each item, its rows that are valid if the content has not changed.
         gone: rows of it whose images are no longer in the source; they are kept.
         failures: reasons in `kept` and their counts.
+        damaged: whether there is a file that is damaged.
     """
 
     number: int
@@ -43,6 +44,7 @@ class PartPlan:
     known: Mapping[Item, int] = field(default_factory=dict)
     gone: tuple[int, ...] = ()
     failures: Counter[str] = field(default_factory=Counter)
+    damaged: bool = False
 
     @cached_property
     def known_order(self) -> dict[Item, int]:
@@ -74,12 +76,17 @@ class Plan:
         return range(self._settings.parts)
 
     def part(self, number: int) -> PartPlan:
-        """The plan of one part."""
+        """The plan of one part.
+
+        Raises:
+            LrclrError: its file cannot be read.
+        """
         members = self._members.get(number, [])
-        old = read_part(part_path(self._folder, number))
+        path = part_path(self._folder, number)
+        old = read_part(path)
         if old is None or old.settings != self._settings.digest:
             tasks = tuple(self._task(position) for position in members)
-            return PartPlan(number, tasks, np.arange(len(tasks)))
+            return PartPlan(number, tasks, np.arange(len(tasks)), damaged=old is None and path.exists())
         rows = {item: row for row, item in enumerate(old.items())}
         final, hashes, sizes, reasons = (old.table[name].to_pylist() for name in ("final", "sha256", "bytes", "reason"))
         kept: list[int] = []

@@ -210,7 +210,8 @@ def _explained(error: RayError) -> LrclrError:
     seen: list[BaseException] = []
     below: BaseException | None = error
     while below is not None and below not in seen:
-        if isinstance(below, LrclrError):
+        # Ray raises a class of its own that also derives from the class of the cause. Its text is a traceback.
+        if isinstance(below, LrclrError) and not isinstance(below, RayError):
             return below
         seen.append(below)
         below = getattr(below, "cause", None) or below.__cause__

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lrclr._files import write_whole
+from lrclr._files import os_reason, write_whole
 from lrclr._version import __version__
 from lrclr.archive._outcome import Hint, Outcome
 from lrclr.archive._settings import SCHEMA_VERSION
 from lrclr.archive._source import Item, item_order
+from lrclr.errors import LrclrError
 from lrclr.inference import Answers
 
 if TYPE_CHECKING:
@@ -151,16 +152,33 @@ def write_part(path: Path, part: Part) -> None:
 
 
 def read_part(path: Path) -> Part | None:
-    """An existing part; None if the file is missing or damaged, so that it has to be written again."""
+    """An existing part; None if the file is missing or damaged, so that it has to be written again.
+
+    Raises:
+        LrclrError: the system cannot read the file, whose rows may be valid.
+    """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        fix = "The file was not changed. Make it readable, and run again."
+        raise LrclrError(f"{path} cannot be read", why=os_reason(error), fix=fix) from error
+    try:
+        # PyArrow raises OSError for a damaged page, too. Here no file is read any more.
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             table = file.read()
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError):
         return None
     metadata = table.schema.metadata or {}
     try:
+        if metadata[_SCHEMA] != str(SCHEMA_VERSION).encode():
+            # Not damaged: another version of lrclr wrote it. The digest of no settings is empty.
+            return Part(SCHEMA.empty_table(), np.zeros((0, len(Hint._fields)), np.int64), "")
         hints = np.frombuffer(bytes.fromhex(metadata[_HINTS].decode()), "<i8").reshape(len(table), len(Hint._fields))
-        if metadata[_SCHEMA] != str(SCHEMA_VERSION).encode() or table.schema.remove_metadata() not in _SCHEMAS:
+        if table.schema.remove_metadata() not in _SCHEMAS:
             return None
         return Part(table, hints.astype(np.int64), metadata[_SETTINGS].decode())
     except (KeyError, ValueError):

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Final
 from lrclr._signals import stop_signals_raise
 from lrclr.archive._decode import Decoder
 from lrclr.archive._encode import Encoder
-from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary
+from lrclr.archive._options import LocalOptions, RayOptions, ScoreProgress, ScoreSummary, damage_text
 from lrclr.archive._settings import UNFINISHED_FILE, Settings
 from lrclr.archive._source import Source, open_source
-from lrclr.engines import EngineOptions
 from lrclr.errors import LrclrError, UsageError, require_packages
-from lrclr.inference import ModelSpec
+from lrclr.inference import ModelSpec, ScoreCalibration, check_negatives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +66,8 @@ def score(
         UsageError: the source or the options cannot be used, or the folder holds scores of other settings.
         BundleError: the bundle cannot be used.
         EngineError: the engine failed.
-        LrclrError: the disk is full, or another run is writing to the folder.
+        GateError: with the engine ``"auto"``, none on this machine passes the bundle's gates.
+        LrclrError: the disk is full, a file in the folder cannot be read, or another run is writing to the folder.
         MissingExtraError: pyarrow, or Ray where it is needed, is not installed.
     """
     begin = time.monotonic()
@@ -77,6 +77,7 @@ def score(
     from lrclr.archive._collect import Collector
     from lrclr.archive._plan import Plan
 
+    options, _ = options.with_named_engine()
     bundle = options.opened()
     if isinstance(source, Source):
         images = source
@@ -90,6 +91,8 @@ def score(
     settings.settled(folder, rescore=options.rescore)  # nothing is written to a folder that is refused
     with _exclusive_lock(folder), stop_signals_raise():
         settings = settings.settled(folder, rescore=options.rescore)
+        # Nothing is written if a part cannot be read.
+        survey = _Survey(Plan(images, folder, settings, recheck=options.recheck))
         settings.write(folder)
         unfinished = folder / UNFINISHED_FILE
         unfinished.touch()
@@ -97,7 +100,6 @@ def score(
             left.unlink(missing_ok=True)
         decoder = Decoder(images.root, images.container, spec.preprocess, options.frame, options.exact, options.refuse)
         decoder = replace(decoder, remote=images.remote)
-        survey = _Survey(Plan(images, folder, settings, recheck=options.recheck))
         collector = Collector(folder, encoder.findings.names, settings)
         try:
             _work(survey, collector, decoder, encoder, options.runner, on_progress, on_scored)
@@ -105,6 +107,8 @@ def score(
             with contextlib.suppress(LrclrError):
                 collector.save()
             error.add_note(f"kept {survey.kept + collector.saved} rows; run again to go on")
+            if survey.damaged:
+                error.add_note(damage_text(survey.damaged))
             raise
         unfinished.unlink(missing_ok=True)
     return ScoreSummary(
@@ -115,6 +119,9 @@ def score(
         gone=survey.gone,
         failures=collector.failures + survey.failures,
         parts=collector.written,
+        damaged=survey.damaged,
+        unreadable=collector.unreadable,
+        replaced=collector.replaced,
         seconds=time.monotonic() - begin,
         fusion_trained=spec.fusion_trained,
         passed_over=images.passed_over,
@@ -127,13 +134,14 @@ class _Survey:
 
     def __init__(self, plan: Plan) -> None:
         self.failures: Counter[str] = Counter()
-        self.kept = self.gone = self.tasks = 0
+        self.kept = self.gone = self.tasks = self.damaged = 0
         self.parts: list[PartPlan] = []
         for number in plan.numbers():
             part = plan.part(number)
             self.kept += len(part.kept)
             self.gone += len(part.gone)
             self.tasks += len(part.tasks)
+            self.damaged += part.damaged
             self.failures += part.failures
             if part.tasks:
                 self.parts.append(part)
@@ -179,7 +187,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
     """What the rows depend on, and the encoder. The bundle is checked; its graphs are opened when first used."""
     spec = ModelSpec.of_bundle(bundle)
     name = options.engine.engine or bundle.manifest.engine["name"]
-    engine = EngineOptions(name, options.engine.provider, options.engine.threads or 1)
+    engine = replace(options.engine, engine=name, threads=options.engine.threads or 1)
     findings = options.findings or spec.findings
     batch = options.images_at_once(name)
     if batch > spec.max_batch:
@@ -187,7 +195,9 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
     # Raise the errors that every worker would raise, before anything is written.
     spec.asked(findings)
     alpha = spec.checked_alpha(spec.alpha if options.alpha is None else options.alpha)
-    bundle.tokenizer.encode(findings.prompts)
+    for member in bundle.members:
+        member.tokenizer.encode(findings.prompts)
+        check_negatives(findings, ScoreCalibration.from_dict(member.manifest.scoring).threshold)
     if options.embeddings:
         spec.require_embeddings()
     settings = Settings(
@@ -196,7 +206,7 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
         alpha=alpha,
         frame=options.frame,
         exact=options.exact,
-        graph_engine=name,
+        graph_engine=name if engine.int8_products else f"{name} in float32",
         provider=engine.provider,
         threads=engine.threads or 1,
         batch_size=batch,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from lrclr._files import own_entries, write_whole
+from lrclr._files import os_reason, own_entries, write_whole
 from lrclr._version import __version__
 from lrclr.errors import LrclrError, UsageError
 
@@ -85,7 +85,7 @@ class Settings:
 
         Raises:
             UsageError: the folder holds other files; or scores of other settings, and `rescore` is False.
-            LrclrError: the settings in the folder are damaged.
+            LrclrError: the settings in the folder are damaged or cannot be read.
         """
         file = folder / RUN_FILE
         if not file.exists():
@@ -112,7 +112,7 @@ def read_settings(folder: Path) -> Settings | None:
     """The settings of a folder of scores; None if it has none.
 
     Raises:
-        LrclrError: they are damaged.
+        LrclrError: they are damaged or cannot be read.
     """
     file = folder / RUN_FILE
     if not file.is_file():
@@ -134,7 +134,10 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             content = json.loads(stream.read(_MAX_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        fix = "Nothing was changed. Make it readable, and run again."
+        raise LrclrError(f"{file} cannot be read", why=os_reason(error), fix=fix) from error
+    except (ValueError, RecursionError) as error:
         raise _damaged(file) from error
     if not isinstance(content, dict) or "order" not in content:
         raise _damaged(file)

@@ -85,7 +85,7 @@ def open_source(source: str | os.PathLike[str], *, findings: Collection[str] = (
         source: a folder, whose images are found as by `lrclr.images.find_images`; a glob such as
             ``"archive/**/*.dcm"``, of which every file counts as an image, once even if several links lead to it; a
             dataset (see `lrclr.datasets.read_dataset`); a Parquet file with a column ``file``, ``path`` or ``image``,
-            and optionally ``frame`` and ``bytes``; or one image.
+            and optionally ``frame`` and ``bytes`` (binary: encoded images); or one image.
         findings: names of the model's findings, which may be columns of a dataset.
 
     Raises:
@@ -220,12 +220,22 @@ def _whole(value: Any) -> Any:
     return None if math.isnan(value) else int(value) if value.is_integer() else value
 
 
+def _is_binary(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    return any(
+        test(kind)
+        for test in (kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view, kinds.is_fixed_size_binary)
+    )
+
+
 def _parquet(path: Path) -> Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        columns = pq.read_schema(path).names
+        schema = pq.read_schema(path)
+        columns = schema.names
         name = next((column for column in NAME_COLUMNS if column in columns), None)
         if name is None:
             raise UsageError(f"{path} has no column of image names", why=f"looked for {', '.join(NAME_COLUMNS)}")
@@ -241,7 +251,9 @@ def _parquet(path: Path) -> Source:
             raise UsageError(f"row {number} of {path} names no image", why=f"its {name} is empty or not a text")
         if frame is not None and (not isinstance(frame, int) or frame < 0):
             raise UsageError(f"the frame in row {number} of {path} is not a whole number from 0")
-    inside = BYTES_COLUMN in columns
+    kind = schema.field(BYTES_COLUMN).type if BYTES_COLUMN in columns else None
+    # In the rows of `lrclr score` and `lrclr embed` it is the size of the file.
+    inside = kind is not None and _is_binary(kind)
     root = path.parent
     found = (
         tuple(Item(name_of(each), frame) for each, frame in zip(names, frames, strict=True))
@@ -250,4 +262,10 @@ def _parquet(path: Path) -> Source:
     )
     if len(set(found)) != len(found):
         raise UsageError(f"{path} names {len(found) - len(set(found))} images twice")
+    if kind is not None and not inside and not any(os.path.exists(root / path_of(item.name)) for item in found):  # noqa: PTH110
+        raise UsageError(
+            f"{path} holds no image",
+            why=f"its column {BYTES_COLUMN} is {kind}, not binary, and no file in its column {name} exists",
+            fix=f"Name files relative to {root}, or store encoded images in a binary column {BYTES_COLUMN}.",
+        )
     return Source(root, found, path if inside else None)

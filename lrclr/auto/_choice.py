@@ -40,10 +40,12 @@ class ChosenEngine:
         engine: the chosen engine.
         kind: its name in `lrclr.engines.ENGINES`.
         why: the reason, with the measured times.
+        options: with which `open_engine` opens the same engine.
     """
 
-    def __init__(self, engine: Engine, kind: str, why: str) -> None:
+    def __init__(self, engine: Engine, kind: str, why: str, options: EngineOptions | None = None) -> None:
         self._engine, self.kind, self.why = engine, kind, why
+        self.options = options or EngineOptions(kind)
 
     @property
     def engine(self) -> Engine:
@@ -130,7 +132,22 @@ def choose_engine(bundle: Bundle, options: EngineOptions | None = None) -> Chose
         )
     label, why = _fastest(passing, Golden.load(bundle.golden_path), len(bundle.findings.prompts))
     kind = str(candidates[label].engine)
-    return ChosenEngine(passing[label], kind, "; ".join([why, *remarks]))
+    return ChosenEngine(passing[label], kind, "; ".join([why, *remarks]), candidates[label])
+
+
+def named_options(bundle: Bundle, options: EngineOptions) -> tuple[EngineOptions, str | None]:
+    """Replace `AUTO` by the name of the engine that `choose_engine` chooses. Other options are returned unchanged.
+
+    Returns:
+        The options, and the choice in words; None if the options named an engine.
+
+    Raises the errors of `choose_engine`.
+    """
+    if options.engine != AUTO:
+        return options, None
+    chosen = choose_engine(bundle, options)
+    _close(chosen.engine)
+    return chosen.options, f"engine {chosen.name} ({chosen.why})"
 
 
 def _passing(bundle: Bundle, options: EngineOptions, remarks: list[str]) -> Engine | None:

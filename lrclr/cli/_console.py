@@ -51,6 +51,9 @@ ServerProgram = Annotated[
     typer.Option("--server", help="Path of the tritonserver program.  [default: from the PATH, else from make triton]"),
 ]
 Findings = Annotated[Path | None, typer.Option("--findings", help="A findings file, instead of the bundle's findings.")]
+Frame = Annotated[
+    int | None, typer.Option("--frame", min=0, help="Frame to read of files with several frames, from 0.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", help="Threads of the engine.  [default: one per core]")]
 Exact = Annotated[
     bool,

@@ -8,7 +8,18 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from lrclr.cli._console import RESEARCH_ONLY, EngineName, Exact, Threads, counter, note, note_engine, note_failures, out
+from lrclr.cli._console import (
+    RESEARCH_ONLY,
+    EngineName,
+    Exact,
+    Frame,
+    Threads,
+    counter,
+    note,
+    note_engine,
+    note_failures,
+    out,
+)
 from lrclr.errors import LrclrError, UsageError
 
 
@@ -27,9 +38,7 @@ def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
     regions: Annotated[
         bool, typer.Option("--regions", help="Also write the embeddings of the selected image regions.")
     ] = False,
-    frame: Annotated[
-        int | None, typer.Option("--frame", help="Frame to read of files with several frames, from 0.")
-    ] = None,
+    frame: Frame = None,
     exact: Exact = False,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Images or texts per batch.")] = 8,
     engine: EngineName = None,

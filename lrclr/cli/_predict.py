@@ -16,6 +16,7 @@ from lrclr.cli._console import (
     RESEARCH_ONLY,
     EngineName,
     Exact,
+    Frame,
     Threads,
     TlsRoot,
     check_tls_root,
@@ -67,9 +68,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter an option
     sr: _dicom_results.Sr = None,
     sc: _dicom_results.Sc = None,
     gsps: _dicom_results.Gsps = None,
-    frame: Annotated[
-        int | None, typer.Option("--frame", help="Frame to read of files with several frames, from 0.")
-    ] = None,
+    frame: Frame = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="Images per batch; with --server, concurrent requests.")
     ] = 8,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from lrclr.cli._console import (
     EngineName,
     Exact,
     Findings,
+    Frame,
     err,
     note,
     note_failures,
@@ -56,7 +56,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = 1,
     findings: Findings = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Weight of the local score, 0 to 1.")] = None,
-    frame: Annotated[int | None, typer.Option("--frame", help="Frame of files with several frames, from 0.")] = None,
+    frame: Frame = None,
     exact: Exact = False,
     refuse: Annotated[list[str] | None, typer.Option("--refuse", metavar="CODES", help=REFUSE_HELP)] = None,
     batch_size: Annotated[
@@ -109,7 +109,7 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.archive import LocalOptions, ScoreOptions
     from lrclr.archive import score as score_source
     from lrclr.bundle import Bundle
-    from lrclr.cli._findings import load_findings
+    from lrclr.cli._findings import load_findings, naming_file
     from lrclr.engines import EngineOptions
     from lrclr.input_checks import known_codes
 
@@ -148,12 +148,14 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     if _pacs.is_empty(images):
         note("no image matches the query")
         return
-    options = replace(options, bundle=options.opened())
+    options, choice = options.with_named_engine()
+    if choice is not None:
+        note(choice)
     results = pacs.results(images, output, options)
     # Results for what a Ray cluster scores are made afterwards, as for rows from a run before.
     on_scored = results.take if results is not None and isinstance(options.runner, LocalOptions) else None
     try:
-        with _progress() as on_progress:
+        with _progress() as on_progress, naming_file(findings):
             summary = score_source(
                 images if results is None else results.source,
                 output,
@@ -174,6 +176,12 @@ def score(  # noqa: PLR0913, PLR0917 - one parameter an option
     if summary.failed:
         raise LrclrError(
             f"{summary.failed} of {summary.images} images have no scores", why="their rows give the reasons"
+        )
+    if summary.unreadable:
+        raise LrclrError(
+            f"{summary.unreadable} of {summary.images} images cannot be read now",
+            why="their earlier rows are kept",
+            fix="Make them readable, and run again.",
         )
     pacs.check_results(results_summary)
 
@@ -252,6 +260,7 @@ def _reasons(failures: Counter[str]) -> str:
 
 
 def _print(output: Path, summary: ScoreSummary) -> None:
+    from lrclr.archive._options import damage_text
     from lrclr.images import describe_passed_over
 
     rate = f", {summary.scored / summary.seconds:.1f} a second" if summary.scored and summary.seconds else ""
@@ -260,6 +269,12 @@ def _print(output: Path, summary: ScoreSummary) -> None:
     out().print(f"unchanged: {summary.kept} by size and times, {summary.unchanged} by hash")
     if summary.gone:
         note(f"{summary.gone} rows of images that are no longer in the source are kept")
+    if summary.unreadable and summary.failed:  # else the error says it
+        note(f"{summary.unreadable} images cannot be read now; their earlier rows are kept")
+    if summary.replaced:
+        note(f"{summary.replaced} rows of the same names were replaced: the images have another content now")
+    if summary.damaged:
+        note(damage_text(summary.damaged))
     if passed_over := describe_passed_over(summary.passed_over):
         note(passed_over)
     note_failures(summary.failures)

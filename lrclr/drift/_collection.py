@@ -106,7 +106,9 @@ def _scoring(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Any] | No
     try:
         run = read_settings(folder)
     except LrclrError as error:
-        raise UsageError(error.what, why=error.why, fix="Run lrclr score again, into another folder.") from error
+        unreadable = isinstance(error.__cause__, OSError)
+        fix = error.fix if unreadable else "Run lrclr score again, into another folder."
+        raise UsageError(error.what, why=error.why, fix=fix) from error
     if run is None or metadata.get(_SETTINGS) != run.digest.encode():
         return None
     # Without a frame, an image has one: the first.

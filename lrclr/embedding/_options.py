@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from lrclr.errors import UsageError
+from lrclr.images._read import checked_frame
 from lrclr.inference._decoding import BATCH_SIZE
 
 DTYPES: Final = ("float32", "float16")
@@ -35,6 +36,7 @@ class EmbedOptions:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise UsageError(f"unknown dtype {self.dtype!r}", fix=f"Choose {' or '.join(DTYPES)}.")
+        checked_frame(self.frame)
         if self.batch_size < 1:
             raise UsageError("a batch needs at least one row")
 

@@ -76,7 +76,7 @@ def read_whole(
     wanted: Wanted | None = None,
 ) -> ReducedImage:
     """Read one radiograph as `read_image` does, or as `read_reduced` does if `wanted` is given; with remarks."""
-    index = _checked_frame(frame)
+    index = checked_frame(frame)
     with budget.reading():
         if isinstance(source, np.ndarray):
             _only_frame(index)
@@ -134,7 +134,8 @@ def _opener_of(data: bytes) -> Callable[[BytesIO], ImageFile.ImageFile] | None:
     )
 
 
-def _checked_frame(frame: int | None) -> int | None:
+def checked_frame(frame: int | None) -> int | None:
+    """The number of a frame. Raise UsageError if it is not an integer from 0."""
     if frame is None:
         return None
     try:

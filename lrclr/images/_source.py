@@ -26,14 +26,19 @@ _OS_REASONS = {
 }
 
 
-def read_bytes(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO, limits: ReadLimits) -> bytes:
+def read_bytes(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO,
+    limits: ReadLimits,
+    *,
+    allow_empty: bool = False,
+) -> bytes:
     """Return all bytes of `source`.
 
     A path must name a regular file, since a device or a pipe could be endless. A binary file object is read from its
     present position, and stays open.
 
     Raises:
-        ImageError: the file cannot be read, or is empty.
+        ImageError: the file cannot be read; or it is empty, and `allow_empty` is False.
         ImageLimitError: the source has more than `limits.max_bytes` bytes.
         UsageError: the type of `source` is not supported, or it is a text file object.
     """
@@ -49,7 +54,7 @@ def read_bytes(source: str | os.PathLike[str] | bytes | bytearray | memoryview |
             f"an image cannot be read from an object of type {type(source).__name__}",
             fix="Pass a path, bytes, a binary file, a NumPy array or a Pillow image",
         )
-    if not data:
+    if not data and not allow_empty:
         raise ImageError("the image is empty", why="its length is 0 bytes, or its file object is at its end")
     return data
 

@@ -184,6 +184,17 @@ def finding_scores(score: Floats, findings: FindingSet, threshold: float | None 
     Raises:
         FindingsError: a finding has no negative prompts, and no threshold is given.
     """
+    check_negatives(findings, threshold)
+    positive = _means_of_groups(score, findings.positive_index)
+    negative = np.full(positive.shape, threshold or 0.0, np.float32)
+    some = [number for number, index in enumerate(findings.negative_index) if len(index)]
+    if some:
+        negative[:, some] = _means_of_groups(score, [findings.negative_index[number] for number in some])
+    return positive, negative
+
+
+def check_negatives(findings: FindingSet, threshold: float | None) -> None:
+    """Raise FindingsError as `finding_scores` does."""
     alone = [finding.name for finding in findings.findings if not finding.negative]
     if alone and threshold is None:
         raise FindingsError(
@@ -191,12 +202,6 @@ def finding_scores(score: Floats, findings: FindingSet, threshold: float | None 
             why="this network was not trained to judge a prompt alone",
             fix='Give it negative prompts, such as negative = ["no {}"].',
         )
-    positive = _means_of_groups(score, findings.positive_index)
-    negative = np.full(positive.shape, threshold or 0.0, np.float32)
-    some = [number for number, index in enumerate(findings.negative_index) if len(index)]
-    if some:
-        negative[:, some] = _means_of_groups(score, [findings.negative_index[number] for number in some])
-    return positive, negative
 
 
 def attention_of_groups(attention: Floats, local: Floats, groups: Sequence[NDArray[np.int64]]) -> Floats:

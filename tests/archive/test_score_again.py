@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -10,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +23,9 @@ from lrclr.archive import score
 
 # Private: the hash of the settings, which folders written by older versions contain.
 from lrclr.archive._settings import Settings
+from lrclr.auto import ChosenEngine, open_engine
+from lrclr.cli import main
+from lrclr.engines import EngineOptions
 from lrclr.errors import UsageError
 from lrclr.samples import sample_paths
 from tests import bundles
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lrclr.archive import ScoreProgress
+    from lrclr.bundle import Bundle
 
 SAMPLE = sample_paths()[0]
 
@@ -51,8 +58,8 @@ def test_a_second_run_scores_nothing(own_archive: Path, bundle: Path, tmp_path: 
     before = bundles.digests(tmp_path / "out")
     second = score(own_archive, tmp_path / "out", archives.options(bundle))
     assert (first.scored, first.failed) == (archives.GOOD, archives.BAD)
-    # Only files that could not be opened are tried again.
-    assert (second.scored, second.unchanged, second.kept) == (0, 0, len(archives.names(own_archive)) - 2)
+    # Only the file that could not be opened is tried again.
+    assert (second.scored, second.unchanged, second.kept) == (0, 0, len(archives.names(own_archive)) - 1)
     assert second.failures == first.failures
     assert bundles.digests(tmp_path / "out") == before
 
@@ -60,7 +67,7 @@ def test_a_second_run_scores_nothing(own_archive: Path, bundle: Path, tmp_path: 
 def test_recently_written_files_are_compared_by_hash(own_archive: Path, bundle: Path, tmp_path: Path) -> None:
     score(own_archive, tmp_path / "out", archives.options(bundle))
     second = score(own_archive, tmp_path / "out", archives.options(bundle))
-    assert (second.scored, second.unchanged, second.kept) == (0, len(archives.names(own_archive)) - 2, 0)
+    assert (second.scored, second.unchanged, second.kept) == (0, len(archives.names(own_archive)) - 1, 0)
 
 
 def test_recheck_compares_hashes_and_not_times(
@@ -68,7 +75,7 @@ def test_recheck_compares_hashes_and_not_times(
 ) -> None:
     score(own_archive, tmp_path / "out", archives.options(bundle))
     second = score(own_archive, tmp_path / "out", archives.options(bundle, recheck=True))
-    assert (second.scored, second.unchanged, second.kept) == (0, len(archives.names(own_archive)) - 2, 0)
+    assert (second.scored, second.unchanged, second.kept) == (0, len(archives.names(own_archive)) - 1, 0)
 
 
 def test_recheck_finds_a_change_that_keeps_size_and_time(
@@ -128,7 +135,86 @@ def test_a_damaged_part_is_written_again(archive: Path, scored: Path, bundle: Pa
     bundles.flip(part, 100)
     again = score(archive, out, archives.options(bundle))
     assert 0 < again.scored <= wanted
+    assert again.damaged == 1
     assert archives.rows(out) == archives.rows(scored)
+
+
+@pytest.mark.parametrize("name", ["part-000001.parquet", "_run.json"])
+def test_a_file_that_the_system_cannot_read_ends_the_run_and_nothing_is_changed(
+    name: str, archive: Path, scored: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(scored, tmp_path / "out")
+    before = bundles.digests(out)
+    opened = io.open
+
+    def refuse(file: Any, *arguments: Any, **more: Any) -> Any:
+        if str(file).endswith(name):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return opened(file, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("io.open", refuse)
+        with pytest.raises(LrclrError, match=f"{name} cannot be read: Input/output error") as caught:
+            score(archive, out, archives.options(bundle))
+    assert caught.value.exit_code == 1
+    assert bundles.digests(out) == before
+
+
+def test_an_image_that_cannot_be_read_now_keeps_its_row(
+    own_archive: Path, bundle: Path, tmp_path: Path, trusted_times: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The missing file stands for a missing permission, which root does not notice."""
+    for path in (own_archive / "study1", own_archive / "study2"):
+        shutil.rmtree(path)
+    score(own_archive, tmp_path / "out", archives.options(bundle))
+    before = archives.rows(tmp_path / "out")
+    file = own_archive / "study0" / "image03.png"
+    file.rename(tmp_path / "aside.png")
+    (own_archive / "names.csv").write_text("\n".join(["image", *(row["file"] for row in before)]) + "\n")
+    call = ["score", str(own_archive / "names.csv"), "-o", str(tmp_path / "out"), "-b", str(bundle)]
+    assert main(call) == 1
+    assert "1 of 10 images cannot be read now: their earlier rows are kept" in capsys.readouterr().err
+    assert archives.rows(tmp_path / "out") == before
+    # Another content, which a missing decoder may refuse, has another row.
+    (tmp_path / "aside.png").rename(file)
+    bundles.flip(file)
+    assert score(own_archive / "names.csv", tmp_path / "out", archives.options(bundle)).failed == 1
+    assert sum(row["status"] == "failed" for row in archives.rows(tmp_path / "out")) == 1
+
+
+def test_the_engine_that_auto_stands_for_is_recorded_and_compared(
+    own_archive: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def choose(opened: Bundle, options: EngineOptions) -> ChosenEngine:
+        calls.append(options.threads)
+        engine = open_engine(opened, replace(options, engine="onnxruntime"))
+        return ChosenEngine(engine, "onnxruntime", "a test", replace(options, engine="onnxruntime"))
+
+    monkeypatch.setattr("lrclr.auto._choice.choose_engine", choose)
+    out = tmp_path / "out"
+    assert main(["score", str(own_archive), "-o", str(out), "-b", str(bundle), "--engine", "auto"]) == 1
+    assert calls == [1]
+    assert "(a test)" in capsys.readouterr().err
+    content = json.loads((out / "_run.json").read_text())
+    assert (content["graph_engine"], content["batch_size"]) == ("onnxruntime", 1)
+    (out / "_run.json").write_text(json.dumps({**content, "graph_engine": "openvino"}))
+    with pytest.raises(UsageError, match="another graph engine"):
+        score(own_archive, out, archives.options(bundle, engine=EngineOptions("auto")))
+
+
+def test_rows_that_another_source_replaces_are_counted(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source in ("first", "second"):
+        (tmp_path / source).mkdir()
+        bundles.radiograph(tmp_path / source / "same.png", 1)
+        bundles.radiograph(tmp_path / source / "other.png", len(source))
+    for source, count in (("first", 0), ("second", 1), ("second", 0)):
+        assert main(["score", str(tmp_path / source), "-o", str(tmp_path / "out"), "-b", str(bundle)]) == 0
+        text = "1 rows of the same names were replaced"
+        assert (text in capsys.readouterr().err) == bool(count)
 
 
 def run_killed(
@@ -323,7 +409,7 @@ def test_a_folder_of_an_older_version_stays_valid(
     assert content.pop("embeddings") is False
     run.write_text(json.dumps(content))
     again = score(own_archive, tmp_path / "out", archives.options(bundle))
-    assert (again.scored, again.kept) == (0, len(archives.names(own_archive)) - 2)
+    assert (again.scored, again.kept) == (0, len(archives.names(own_archive)) - 1)
     # The hash that version 0.1.0 of 26 November 2026 computed for these settings.
     settings = Settings("b", "f", 0.5, None, False, "onnxruntime", "cpu", 1, 1, None, 3, schema=2)
     assert settings.digest == "d91e905096218643dda7fcab105277dc7c910806da53c686405e1ad2c3011313"

@@ -16,13 +16,14 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from lrclr.errors import BundleError
 from tests import bundles
 from tests.archive import archives
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 COPIES = 12
 
 
@@ -68,6 +69,7 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return processes
 
 
+@slow
 def test_ray_gives_the_same_rows_and_listens_on_loopback_only(
     many: Path, expected: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +97,7 @@ def test_ray_gives_the_same_rows_and_listens_on_loopback_only(
         assert from_one_process.equals(from_ray)
 
 
+@slow
 def test_a_killed_actor_loses_no_row(many: Path, expected: Path, bundle: Path, tmp_path: Path) -> None:
     process = start_run(many, tmp_path / "out", bundle)
     actor = next(each for each in descendants(process) if "MapWorker" in " ".join(each.cmdline()))
@@ -104,6 +107,7 @@ def test_a_killed_actor_loses_no_row(many: Path, expected: Path, bundle: Path, t
     assert archives.rows(tmp_path / "out") == archives.rows(expected)
 
 
+@slow
 def test_a_killed_driver_leaves_complete_parts_and_no_process(
     many: Path, expected: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -120,6 +124,7 @@ def test_a_killed_driver_leaves_complete_parts_and_no_process(
     assert archives.rows(tmp_path / "out") == archives.rows(expected)
 
 
+@slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_cluster_too(
     number: signal.Signals, code: int, many: Path, bundle: Path, tmp_path: Path
@@ -136,6 +141,7 @@ def test_a_signal_ends_the_cluster_too(
     assert not list((tmp_path / "out").glob(".*.partial"))
 
 
+@slow
 def test_ray_sends_no_usage_statistics(bundle: Path) -> None:
     code = "import lrclr.archive._ray; from ray._common.usage import usage_lib; print(usage_lib.usage_stats_enabled())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -143,8 +149,23 @@ def test_ray_sends_no_usage_statistics(bundle: Path) -> None:
     assert done.stdout.strip() == "False"
 
 
+@slow
 def test_a_missing_cluster_is_named_in_the_error(archive: Path, bundle: Path, tmp_path: Path) -> None:
     done = bundles.run([*score_arguments(archive, tmp_path / "out", bundle, "ray"), "--address", "127.0.0.1:1"])
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "cannot connect to the Ray cluster at 127.0.0.1:1" in done.stderr
+
+
+def test_the_error_of_an_actor_is_one_line() -> None:
+    ray_errors = pytest.importorskip("ray.exceptions")
+
+    # Private: the error of an actor reaches the driver through Ray only.
+    from lrclr.archive._ray import _explained
+
+    cause = BundleError("the bundle is a different one here", why="its manifest changed")
+    error = ray_errors.RayTaskError("_Encode", "Traceback (most recent call last):\n  many lines", cause)
+    raised = error.as_instanceof_cause()
+    assert isinstance(raised, BundleError)
+    found = _explained(raised)
+    assert (type(found), str(found)) == (BundleError, str(cause))

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from lrclr import LrclrError, ZeroShotClassifier, read_image
-from lrclr.archive import LocalOptions, score
+from lrclr.archive import LocalOptions, ScoreOptions, score
+from lrclr.engines import CPU_ENGINES, ENGINES, EngineOptions
 from lrclr.errors import UsageError
 from lrclr.file_names import name_of, path_of
 from lrclr.samples import sample_paths
@@ -34,6 +35,9 @@ def test_every_file_has_one_row_and_failures_have_a_reason(archive: Path, scored
     failed = {Path(row["file"]).name: row for row in rows if row["status"] == "failed"}
     assert sorted(failed) == ["cut.png", "dangling.dcm", "empty.png", "text.jpg"]
     assert failed["dangling.dcm"]["reason"] == "the file cannot be read: No such file or directory"
+    empty = failed["empty.png"]
+    assert (empty["final"], empty["bytes"], empty["sha256"]) == (True, 0, hashlib.sha256(b"").hexdigest())
+    assert empty["reason"].startswith("the image is empty")
     for row in failed.values():
         assert row["error"] == "ImageError"
         assert not any(word in row["reason"] for word in ("Doe", "1970", "study", str(archive)))
@@ -109,6 +113,13 @@ def test_padding_of_a_batch_does_not_change_scores(archive: Path, scored: Path, 
         )
         if alone["status"] == "scored":
             np.testing.assert_allclose(batched["probability"], alone["probability"], atol=1e-5)
+
+
+def test_the_batch_is_one_image_on_a_processor_with_every_engine(tmp_path: Path) -> None:
+    sizes = [ScoreOptions(tmp_path).images_at_once(engine) for engine in ENGINES]
+    assert dict(zip(ENGINES, sizes, strict=True)) == {engine: 1 if engine in CPU_ENGINES else 32 for engine in ENGINES}
+    on_gpu = ScoreOptions(tmp_path, engine=EngineOptions(provider="cuda"))
+    assert on_gpu.images_at_once("onnxruntime") == 32
 
 
 def write_dataset(folder: Path) -> Path:
@@ -235,6 +246,22 @@ def test_a_wrong_call_writes_nothing(
 
     assert main(["score", str(archive), "-o", str(tmp_path / "out"), "-b", str(bundle), *arguments]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("runner", ["local", "ray"])
+def test_findings_that_the_network_cannot_judge_write_nothing(
+    runner: str, archive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrclr.cli import main
+
+    if runner == "ray":
+        pytest.importorskip("ray")
+    file = tmp_path / "own.toml"
+    file.write_text('[[finding]]\nname = "Edema"\npositive = ["edema"]\nnegative = []\n', encoding="utf-8")
+    call = ["score", str(archive), "-o", str(tmp_path / "out"), "-b", str(bundle), "--findings", str(file)]
+    assert main([*call, "--runner", runner]) == 2
+    assert f"{file}: the finding 'Edema' has no negative prompts" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -169,6 +169,22 @@ def test_frames_that_pandas_wrote_as_floats_are_read(tmp_path: Path) -> None:
             open_source(source(0.0, wrong))
 
 
+def test_a_column_of_sizes_is_not_taken_for_images(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"file": ["a.png", "b.png"], "bytes": [10**12, 5]}), source)
+    with pytest.raises(
+        UsageError, match="its column bytes is int64, not binary, and no file in its column file exists"
+    ):
+        open_source(source)
+    bundles.radiograph(tmp_path / "b.png")
+    assert open_source(source).container is None
+    pq.write_table(pa.table({"file": ["a.png"], "bytes": pa.array([b"x"], pa.large_binary())}), source)
+    assert open_source(source).container == source
+
+
 def test_an_added_link_does_not_change_names(cd: Path) -> None:
     before = open_source(cd).items
     (cd / "0 first").symlink_to(cd / "IMAGES")

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lrclr.archive import ScoreOptions
 from lrclr.cli import main
+from lrclr.embedding import EmbedOptions
+from lrclr.errors import UsageError
 from lrclr.samples import SAMPLES, sample_paths
 from tests import bundles
 from tests.raster_files import png_chunk
@@ -204,3 +207,19 @@ def test_no_patient_data_are_printed(bundle: Path, tmp_path: Path) -> None:
     for text in (done.stdout, done.stderr, picture.read_bytes().decode("latin-1"), picture.name):
         assert "Zebra" not in text
         assert identifier not in text
+
+
+@pytest.mark.parametrize("command", ["predict", "score", "embed"])
+def test_a_negative_frame_is_refused_before_any_work(command: str, tmp_path: Path, capsys: Capture) -> None:
+    """Without a bundle, which would be opened first."""
+    output = [] if command == "predict" else ["-o", str(tmp_path / "out")]
+    call = [command, str(sample_paths()[0]), *output, "-b", str(tmp_path / "no bundle"), "--frame", "-1"]
+    assert main(call) == 2
+    assert "--frame" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_negative_frame_is_refused_in_python(tmp_path: Path) -> None:
+    for make in (lambda: ScoreOptions(tmp_path, frame=-1), lambda: EmbedOptions(frame=-1)):
+        with pytest.raises(UsageError, match="frame is -1: a frame is an integer from 0"):
+            make()

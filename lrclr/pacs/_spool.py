@@ -8,7 +8,7 @@ between any two of them:
 3. The ledger says that the results were taken. They are deleted afterwards.
 
 ``failed/`` holds instances that have no results, each with a text file that says why. When the spool is full, the
-oldest instances in it make room for new ones; their text files stay.
+oldest instances in it make room for new ones, and then the oldest text files.
 """
 
 from __future__ import annotations
@@ -240,14 +240,20 @@ class Spool:
         return size
 
     def _remove_failed(self, size: int) -> None:
-        """Delete the oldest instances without results, until they have freed so many bytes."""
-        for _, file in sorted((file.stat().st_mtime_ns, file) for file in self._failed.glob("*.dcm")):
+        """Delete the oldest instances without results, then the oldest texts, until they have freed so many bytes.
+
+        Nothing is deleted if all of them are too few.
+        """
+        found = [file for file in self._failed.iterdir() if file.suffix in {".dcm", ".json"}]
+        stats = [(file.suffix == ".json", file.stat(), file) for file in found]
+        if size > sum(stat.st_size for _, stat, _ in stats):
+            return
+        for _, stat, file in sorted(stats, key=lambda each: (each[0], each[1].st_mtime_ns)):
             if size <= 0:
                 return
-            freed = file.stat().st_size
             file.unlink()
-            size -= freed
-            self._bytes -= freed
+            size -= stat.st_size
+            self._bytes -= stat.st_size
 
     def _drop(self, file: Path) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -376,8 +376,12 @@ def test_images_without_results_make_room_for_new_ones(tmp_path: Path) -> None:
     assert {file.name for file in failed.iterdir()} == {"1.2.json", "1.3.dcm", "1.3.json"}
     with pytest.raises(SpoolFullError):
         spool.receive("1.5", b"x" * 2900)
-    assert {file.name for file in failed.iterdir()} == {"1.2.json", "1.3.json"}
-    assert [uid for uid, _ in spool.waiting(9)] == ["1.4"]
+    # To delete what is there would not be enough.
+    assert {file.name for file in failed.iterdir()} == {"1.2.json", "1.3.dcm", "1.3.json"}
+    os.utime(failed / "1.2.json", (1, 1))
+    spool.receive("1.6", b"x" * (1500 - (failed / "1.3.json").stat().st_size))
+    assert {file.name for file in failed.iterdir()} == {"1.3.json"}
+    assert [uid for uid, _ in spool.waiting(9)] == ["1.4", "1.6"]
     spool.close()
 
 

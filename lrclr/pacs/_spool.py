@@ -68,7 +68,7 @@ class Spool:
         model: what answers; an instance that it has answered before is not answered again.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the folder holds something else, or other accounts can read or write it and that cannot be changed.
         LrclrError: another receiver uses it, or it cannot be written to.
     """
 
@@ -84,6 +84,9 @@ class Spool:
                     why=f"it holds {len(other)} other files",
                     fix="Give a folder of its own.",
                 )
+            _make_private(folder)
+            for name in ("lock", "ledger.sqlite"):
+                (folder / name).touch(mode=0o600)
             self._lock = (folder / "lock").open("wb")
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,6 +267,18 @@ class Spool:
     def _grow(self, size: int) -> None:
         with self._mutex:
             self._bytes += size
+
+
+def _make_private(folder: Path) -> None:
+    """Take the rights of other accounts away: names in the folder are UIDs, and who opens the lock can hold it."""
+    with contextlib.suppress(PermissionError):  # another account owns it
+        folder.chmod(0o700)
+    if folder.stat().st_mode & 0o007:
+        raise UsageError(
+            f"{folder} cannot be a spool",
+            why="every account of this machine has rights on it, and this account cannot change them",
+            fix=f"Run 'chmod o-rwx {folder}' as its owner, or give another folder.",
+        )
 
 
 def _write_durably(target: Path, content: bytes) -> None:

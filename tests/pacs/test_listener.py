@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import struct
 import threading
 import time
@@ -525,6 +526,23 @@ def test_a_spool_has_one_receiver_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="1 other files"):
         Spool(tmp_path / "other", 1000, "model")
+
+
+def test_other_accounts_have_no_rights_on_a_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    folder.chmod(0o755)
+    Spool(folder, 1000, "model").close()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE((folder / name).stat().st_mode) for name in ("lock", "ledger.sqlite")} == {0o600}
+    folder.chmod(0o755)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not the owner")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.raises(UsageError, match="every account"):
+        Spool(folder, 1000, "model")
 
 
 def test_results_by_c_store_and_into_folders(classifier: ZeroShotClassifier, target: Orthanc, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ _SILENCE_SECONDS: Final = 30.0
 _PDU_SECONDS: Final = 30.0
 # Largest PDU that is not P-DATA-TF. A request for an association is a few KiB.
 _PDU_BYTES: Final = 1 << 20
-# PDU type and length (PS3.8, section 9.3.1), and the length field of P-DATA-TF, whose length is negotiated. Some senders
-# do not count the headers of the fragments in it.
+# Type and length of a PDU (PS3.8, section 9.3.1).
 _PDU_HEADER: Final = 6
+# The length of P-DATA-TF is negotiated. Some senders do not count the header of the fragment in it.
 _P_DATA: Final = 0x04
 _FRAGMENT_HEADER: Final = 6
 # Beside an instance: commands, negotiation, and the headers of the packets.

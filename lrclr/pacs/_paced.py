@@ -14,7 +14,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 _BYTES_PER_SECOND: Final = 16 << 10
 
 
-class PacedAdapter(HTTPAdapter):
+class PacedAdapter(HTTPAdapter):  # type: ignore[misc]
     """Gives up an answer, headers included, that is slower than 16 KiB a second after some seconds.
 
     The error is the one of a read that timed out.
@@ -36,11 +36,11 @@ class PacedAdapter(HTTPAdapter):
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)  # type: ignore[no-untyped-call]
+        manager = super().proxy_manager_for(*args, **kwargs)
         manager.pool_classes_by_scheme = self._pools
         return manager
 
@@ -48,7 +48,7 @@ class PacedAdapter(HTTPAdapter):
 class _PacedResponse(http.client.HTTPResponse):
     def __init__(self, seconds: float, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fp = io.BufferedReader(_PacedReader(self.fp.detach(), seconds))  # type: ignore[attr-defined]
+        self.fp = io.BufferedReader(_PacedReader(self.fp.detach(), seconds))
 
 
 class _PacedReader(io.RawIOBase):

@@ -111,7 +111,7 @@ class DicomwebClient:
         """All answers of a search (QIDO-RS), in pages; an answer can come twice if the archive changes meanwhile.
 
         Raises:
-            ServerError: the server refuses, answers with something else, ignores the offset, or gives more than a million
+            ServerError: the server refuses, answers with something else, ignores the offset, or has over a million
                 answers.
             ServerUnavailableError: it did not answer.
         """

@@ -235,7 +235,7 @@ def test_a_server_that_drips(head: bytes) -> None:
         with pytest.raises(ServerUnavailableError, match="did not answer in time"):
             client.retrieve("1.2", "1.3", "1.4")
         assert time.monotonic() - begun < 3
-        client._session().close()  # noqa: SLF001
+        client._session().close()
         dripping.result()
 
 

@@ -133,7 +133,7 @@ class Listener:
         self._builder = ResultBuilder(model)
         self._model = f"{model.key} {self._alpha:.6g}"
         self._spool_folder = spool
-        self._connections = Connections(self.options.limits.max_bytes)
+        self._connections = Connections(self.options.limits.max_bytes, on_event)
         self._stopped = threading.Event()
         self._arrived = threading.Event()
         self._made = threading.Event()

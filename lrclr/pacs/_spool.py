@@ -8,7 +8,7 @@ between any two of them:
 3. The ledger says that the results were taken. They are deleted afterwards.
 
 ``failed/`` holds instances that have no results, each with a text file that says why. When the spool is full, the
-oldest instances in it make room for new ones; their text files stay.
+oldest instances in it make room for new ones, and then the oldest text files.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Spool:
         model: what answers; an instance that it has answered before is not answered again.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the folder holds something else, or other accounts can read or write it and that cannot be changed.
         LrclrError: another receiver uses it, or it cannot be written to.
     """
 
@@ -84,6 +84,9 @@ class Spool:
                     why=f"it holds {len(other)} other files",
                     fix="Give a folder of its own.",
                 )
+            _make_private(folder)
+            for name in ("lock", "ledger.sqlite"):
+                (folder / name).touch(mode=0o600)
             self._lock = (folder / "lock").open("wb")
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -240,14 +243,20 @@ class Spool:
         return size
 
     def _remove_failed(self, size: int) -> None:
-        """Delete the oldest instances without results, until they have freed so many bytes."""
-        for _, file in sorted((file.stat().st_mtime_ns, file) for file in self._failed.glob("*.dcm")):
+        """Delete the oldest instances without results, then the oldest texts, until they have freed so many bytes.
+
+        Nothing is deleted if all of them are too few.
+        """
+        found = [file for file in self._failed.iterdir() if file.suffix in {".dcm", ".json"}]
+        stats = [(file.suffix == ".json", file.stat(), file) for file in found]
+        if size > sum(stat.st_size for _, stat, _ in stats):
+            return
+        for _, stat, file in sorted(stats, key=lambda each: (each[0], each[1].st_mtime_ns)):
             if size <= 0:
                 return
-            freed = file.stat().st_size
             file.unlink()
-            size -= freed
-            self._bytes -= freed
+            size -= stat.st_size
+            self._bytes -= stat.st_size
 
     def _drop(self, file: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -258,6 +267,18 @@ class Spool:
     def _grow(self, size: int) -> None:
         with self._mutex:
             self._bytes += size
+
+
+def _make_private(folder: Path) -> None:
+    """Take the rights of other accounts away: names in the folder are UIDs, and who opens the lock can hold it."""
+    with contextlib.suppress(PermissionError):  # another account owns it
+        folder.chmod(0o700)
+    if folder.stat().st_mode & 0o007:
+        raise UsageError(
+            f"{folder} cannot be a spool",
+            why="every account of this machine has rights on it, and this account cannot change them",
+            fix=f"Run 'chmod o-rwx {folder}' as its owner, or give another folder.",
+        )
 
 
 def _write_durably(target: Path, content: bytes) -> None:

@@ -23,6 +23,7 @@ from lrclr.pacs._reachability import Reachability
 TOKEN_VARIABLE: Final = "LRCLR_DICOMWEB_TOKEN"  # noqa: S105 - the name of a variable
 _JSON_BYTES: Final = 256 << 20
 _PAGE: Final = 500
+_MOST_RESULTS: Final = 1_000_000
 _CHUNK: Final = 1 << 20
 _MULTIPART: Final = 'multipart/related; type="application/dicom"'
 _GONE: Final = frozenset({404, 410})
@@ -44,7 +45,7 @@ class DicomwebOptions:
         allow_http: whether plain HTTP may go beyond this machine.
         attempts: of a request that the server did not answer, or answered with 429 or 5xx.
         first_pause: seconds before the second attempt; it doubles with each, up to a minute.
-        timeout: seconds that the server may send nothing.
+        timeout: seconds that the server may send nothing, and that an answer may be slower than 16 KiB a second.
         limits: on images.
     """
 
@@ -110,7 +111,8 @@ class DicomwebClient:
         """All answers of a search (QIDO-RS), in pages; an answer can come twice if the archive changes meanwhile.
 
         Raises:
-            ServerError: the server refuses, answers with something else, or ignores the offset.
+            ServerError: the server refuses, answers with something else, ignores the offset, or has over a million
+                answers.
             ServerUnavailableError: it did not answer.
         """
         offset, first = 0, None
@@ -123,6 +125,12 @@ class DicomwebClient:
             if not page or (len(page) < _PAGE and not more):
                 return
             offset, first = offset + len(page), page[0]
+            if offset > _MOST_RESULTS:
+                raise ServerError(
+                    f"the search has more than {_MOST_RESULTS} results",
+                    why="its pages may never end",
+                    fix="Narrow it, for example by date.",
+                )
 
     def retrieve(self, study: str, series: str, instance: str) -> bytes:
         """An instance as a DICOM file (WADO-RS), in the transfer syntax in which the server keeps it.
@@ -237,7 +245,7 @@ class DicomwebClient:
                 why = "the encrypted connection failed"
             except OSError as error:  # also the errors of requests
                 # Its text may quote the URL, with what was searched for.
-                why = "it did not answer in time" if isinstance(error, requests.Timeout) else "the connection failed"
+                why = "it did not answer in time" if _is_timeout(error) else "the connection failed"
         self._reachability.note(succeeded=False, answered=answered)
         raise ServerUnavailableError(f"{place} cannot be reached", why=why)
 
@@ -250,7 +258,11 @@ class DicomwebClient:
         if session is None:
             import requests
 
+            from lrclr.pacs._paced import PacedAdapter
+
             session = requests.Session()
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, PacedAdapter(self.options.timeout))
             # An object, since requests would otherwise put what ~/.netrc says in the place of the header.
             session.auth = _Authorization(self._authorization)
             session.headers["User-Agent"] = "lrclr"
@@ -327,6 +339,14 @@ def _limited(answer: Any, most: int) -> bytes:
         if len(content) > most:
             raise too_long
     return bytes(content)
+
+
+def _is_timeout(error: OSError) -> bool:
+    import requests
+    from urllib3.exceptions import ReadTimeoutError
+
+    # In the middle of a body, requests raises a ConnectionError with the cause in it.
+    return isinstance(error, requests.Timeout) or any(isinstance(each, ReadTimeoutError) for each in error.args)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -6,8 +6,10 @@ import json
 import pickle
 import socket
 import subprocess
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -214,6 +216,29 @@ def test_a_server_that_hangs() -> None:
             connection.close()
 
 
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"])
+def test_a_server_that_drips(head: bytes) -> None:
+    """In the headers, and in the body: a limit on silence alone would never end it."""
+    options = DicomwebOptions(timeout=0.4, attempts=1)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        client = DicomwebClient(f"http://127.0.0.1:{server.getsockname()[1]}/dicom-web", options)
+
+        def drip() -> None:
+            connection, _address = server.accept()
+            with connection, suppress(ConnectionError):
+                connection.sendall(head)
+                for byte in b"HTTP/1.1 200 OK" * 10:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+
+        dripping, begun = pool.submit(drip), time.monotonic()
+        with pytest.raises(ServerUnavailableError, match="did not answer in time"):
+            client.retrieve("1.2", "1.3", "1.4")
+        assert time.monotonic() - begun < 3
+        client._session().close()
+        dripping.result()
+
+
 @pytest.mark.parametrize("source", ["dicomweb://user:s3cret@pacs.example/x", "s3://bucket/x", "FTP://user:s3cret@x/"])
 def test_other_schemes_are_refused_without_their_passwords(source: str, tmp_path: Path, capsys: Capture) -> None:
     assert main(["score", source, "-o", str(tmp_path / "scores")]) == 2
@@ -334,6 +359,16 @@ def test_pages_and_servers_with_a_lower_limit(archive: Orthanc) -> None:
         assert len(list(client.search("/studies", []))) == 3
         assert [request.path.split("offset=")[1] for request in watched.seen] == ["0", "1", "2", "3"]
     with proxy(archive.url, lambda *_: warned[0]) as watched, pytest.raises(ServerError, match="offset"):
+        list(DicomwebClient(f"{watched.url}/dicom-web", QUICK).search("/studies", []))
+
+
+def test_pages_that_never_end(archive: Orthanc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrclr.pacs._web._MOST_RESULTS", 5)
+
+    def page(number: int, _: Request) -> Answer:
+        return 200, {"Warning": "299 x"}, json.dumps([{"0020000D": {"Value": [f"1.{number}"]}}] * 2).encode()
+
+    with proxy(archive.url, page) as watched, pytest.raises(ServerError, match="more than 5 results"):
         list(DicomwebClient(f"{watched.url}/dicom-web", QUICK).search("/studies", []))
 
 

@@ -9,7 +9,10 @@ import json
 import os
 import shutil
 import socket
+import stat
+import struct
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +27,7 @@ from pydicom.uid import JPEG2000Lossless
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
+from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation
 
 from benchmarks.phantom.dicom import Storage
 
@@ -100,8 +104,6 @@ def send(port: int, *contents: bytes, calling: str = "STORESCU", called: str = "
 
 
 def wait(condition: Any, seconds: float = 60) -> None:
-    import time
-
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -243,6 +245,51 @@ def test_a_sender_cannot_send_without_end(classifier: ZeroShotClassifier, tmp_pa
     assert kept.answers() == {uid_of(content): 1}
 
 
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"\x01\x00\xff\xff\xff\xf0", "it announced a PDU of 4294967280 bytes"),
+        (b"\x04\x00\x00\x01\x00\x00", "it announced a PDU of 65536 bytes"),
+        (b"\x01\x00\x00\x00\x10\x00", "a PDU was not complete after 0 seconds"),
+    ],
+)
+def test_a_pdu_has_a_largest_size_and_a_latest_end(
+    start: bytes, reason: str, classifier: ZeroShotClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections without an AE title held all the memory for instances: they announced 4 GiB, and then dripped."""
+    monkeypatch.setattr("lrclr.pacs._connections._PDU_SECONDS", 0.3)
+    events: list[str] = []
+    with Listener(classifier, tmp_path, [Kept()], ANY_PORT, on_event=events.append) as listener:
+        with socket.create_connection(("127.0.0.1", listener.port)) as sender, contextlib.suppress(ConnectionError):
+            sender.sendall(start)
+            for _ in range(50):
+                time.sleep(0.1)
+                sender.sendall(b"x")
+            pytest.fail("the connection is open")
+        assert events == [f"the connection from 127.0.0.1 was closed: {reason}"]
+        assert send(listener.port) == [SUCCESS]
+
+
+def test_the_connection_that_sent_most_makes_room_for_the_others(
+    classifier: ZeroShotClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender with an accepted title that leaves an instance incomplete."""
+    monkeypatch.setattr("lrclr.pacs._connections._AT_ONCE", 1)
+    content, events = study(1), list[str]()
+    options = replace(ANY_PORT, limits=ReadLimits(max_bytes=len(content)))
+    with Listener(classifier, tmp_path, [Kept()], options, on_event=events.append) as listener:
+        entity = AE("GREEDY")
+        entity.add_requested_context(DigitalXRayImageStorageForPresentation)
+        association = entity.associate("127.0.0.1", listener.port, ae_title="LRCLR")
+        fragment = struct.pack(">BBLLBB", 4, 0, 16382, 16378, 1, 0) + bytes(16376)
+        for _ in range(((1 << 20) + int(1.25 * len(content))) // len(fragment)):
+            association.dul.socket.socket.sendall(fragment)
+        time.sleep(0.5)
+        assert send(listener.port, content) == [SUCCESS]
+        wait(lambda: not association.is_established)
+    assert events == ["the connection from 127.0.0.1 was closed: all senders together sent too much, and it sent most"]
+
+
 def test_an_instance_under_the_uid_of_another_one(classifier: ZeroShotClassifier, tmp_path: Path) -> None:
     """It is put aside; the instance that has the UID is answered when it comes."""
     kept, dataset = Kept(), pydicom.dcmread(BytesIO(study(2)))
@@ -331,8 +378,12 @@ def test_images_without_results_make_room_for_new_ones(tmp_path: Path) -> None:
     assert {file.name for file in failed.iterdir()} == {"1.2.json", "1.3.dcm", "1.3.json"}
     with pytest.raises(SpoolFullError):
         spool.receive("1.5", b"x" * 2900)
-    assert {file.name for file in failed.iterdir()} == {"1.2.json", "1.3.json"}
-    assert [uid for uid, _ in spool.waiting(9)] == ["1.4"]
+    # To delete what is there would not be enough.
+    assert {file.name for file in failed.iterdir()} == {"1.2.json", "1.3.dcm", "1.3.json"}
+    os.utime(failed / "1.2.json", (1, 1))
+    spool.receive("1.6", b"x" * (1500 - (failed / "1.3.json").stat().st_size))
+    assert {file.name for file in failed.iterdir()} == {"1.3.json"}
+    assert [uid for uid, _ in spool.waiting(9)] == ["1.4", "1.6"]
     spool.close()
 
 
@@ -476,6 +527,23 @@ def test_a_spool_has_one_receiver_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="1 other files"):
         Spool(tmp_path / "other", 1000, "model")
+
+
+def test_other_accounts_have_no_rights_on_a_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    folder.chmod(0o755)
+    Spool(folder, 1000, "model").close()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE((folder / name).stat().st_mode) for name in ("lock", "ledger.sqlite")} == {0o600}
+    folder.chmod(0o755)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not the owner")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.raises(UsageError, match="every account"):
+        Spool(folder, 1000, "model")
 
 
 def test_results_by_c_store_and_into_folders(classifier: ZeroShotClassifier, target: Orthanc, tmp_path: Path) -> None:

@@ -148,7 +148,9 @@ def test_a_full_disk_behind_the_log_stops_no_answer(serve: type[Served], folder:
 
 @pytest.mark.slow
 def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
-    served = serve(folder, "--address", "0.0.0.0", *ANY_PORTS, "--instances", 1, "--shared-memory", "--no-http")
+    (closed,) = bundles.free_ports(1)
+    ports = (*ANY_PORTS, "--http-port", closed, "--no-http")
+    served = serve(folder, "--address", "0.0.0.0", *ports, "--instances", 1, "--shared-memory")
     port = served.grpc().rpartition(":")[2]
     with Client(f"127.0.0.1:{port}", ClientOptions(shared_memory=True)) as client:
         assert len(client.predict(sample_paths()[:1])) == 1
@@ -156,6 +158,8 @@ def test_what_is_exposed_is_said(serve: type[Served], folder: Path) -> None:
     assert "exposed: every client that can reach 0.0.0.0 gets answers, without a login; nothing is encrypted" in said
     assert "clients on this machine can map shared memory" in said
     assert "HTTP" not in served.out.read_text()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", closed), 5)
     ended_leaving_nothing(served, signal.SIGINT)
 
 

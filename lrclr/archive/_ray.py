@@ -109,7 +109,9 @@ class _Encode:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        _ = encoder.classifier
+        # Ray passes on only the text of an error in a constructor. The first call raises this one again.
+        with contextlib.suppress(LrclrError):
+            _ = encoder.classifier
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         pairs = pickle.loads(row[_COLUMN])  # noqa: S301
@@ -124,7 +126,8 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray Data logs the traceback of each error that it raises.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:

@@ -157,6 +157,18 @@ def test_a_missing_cluster_is_named_in_the_error(archive: Path, bundle: Path, tm
     assert "cannot connect to the Ray cluster at 127.0.0.1:1" in done.stderr
 
 
+@slow
+def test_an_engine_that_an_actor_cannot_open_is_one_line(archive: Path, bundle: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("the engine can be opened")
+    done = bundles.run([*score_arguments(archive, tmp_path / "out", bundle, "ray"), "--provider", "cuda"])
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "error: ONNX Runtime has no CUDAExecutionProvider" in done.stderr
+
+
 def test_the_error_of_an_actor_is_one_line() -> None:
     ray_errors = pytest.importorskip("ray.exceptions")
 

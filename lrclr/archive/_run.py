@@ -195,8 +195,8 @@ def _settings(bundle: Bundle, options: ScoreOptions, images: Source) -> tuple[Se
     # Raise the errors that every worker would raise, before anything is written.
     spec.asked(findings)
     alpha = spec.checked_alpha(spec.alpha if options.alpha is None else options.alpha)
+    bundle.tokenizer.encode(findings.prompts)
     for member in bundle.members:
-        member.tokenizer.encode(findings.prompts)
         check_negatives(findings, ScoreCalibration.from_dict(member.manifest.scoring).threshold)
     if options.embeddings:
         spec.require_embeddings()

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from lrclr._files import os_reason
 from lrclr.budget import release_freed_memory
 from lrclr.card import ModelCard
 from lrclr.checkpoints import _folders
@@ -125,7 +126,7 @@ def load_checkpoint(
     try:
         checkpoint = _load(path, options)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
+        raise CheckpointError(f"{path} cannot be read", why=os_reason(error)) from error
     names = repository.names if reference is not None else _names_in(path)
     if _ADAPTER in names and not names.isdisjoint(_ADAPTER_WEIGHTS):
         line = f"adapter: not applied, although {_ADAPTER} of PEFT is beside the weights"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrclr._files import write_whole
+from lrclr._files import os_reason, write_whole
 from lrclr._zip import checked_entries
 from lrclr.errors import UsageError
 from lrclr.evaluation._scores import ModelAnswers, Scores
@@ -81,7 +81,7 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
         about = json.loads(arrays.pop("about").tobytes())
         scores = _scores(about, arrays)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read", why=error.strerror or type(error).__name__) from error
+        raise UsageError(f"{path} cannot be read", why=os_reason(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError, zipfile.BadZipFile) as error:
         raise UsageError(
             f"{path} is not a file of scores", why="it is damaged or of another version", fix="Write it with --scores."

@@ -291,9 +291,9 @@ def compressed_data(data: bytes, start: int) -> CompressedData:
     if not len(others):
         return CompressedData(len(data), None, start + places[is_restart])
     first = int(places[others[0]])
-    fill = len(data[start : start + first]) - len(data[start : start + first].rstrip(b"\xff"))
+    end = start + len(data[start : start + first].rstrip(b"\xff"))
     restarts = places[is_restart]
-    return CompressedData(start + first - fill, int(after[others[0]]), start + restarts[restarts < first])
+    return CompressedData(end, int(after[others[0]]), start + restarts[restarts < first])
 
 
 def is_padding(surplus: bytes) -> bool:

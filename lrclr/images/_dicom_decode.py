@@ -11,7 +11,7 @@ import numpy as np
 from lrclr.errors import ImageError, MissingExtraError
 from lrclr.images._codestream import Codec
 from lrclr.images._dicom_frame import BIG_ENDIAN, ITEM, JPEG_EXTENDED
-from lrclr.images._jpeg import check_jpeg, decode_grey
+from lrclr.images._jpeg import loaded_jpeg
 from lrclr.images._lossless_jpeg import check_lossless
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def decode_frame(dataset: Any, frame: Frame) -> NDArray[np.generic]:
         # Nothing writes into the stored values, so a view is enough.
         options["view_only"] = True
     if frame.codec is Codec.JPEG and plugin == "pillow":
+        image = loaded_jpeg(frame.codestream)
         if layout.samples == 1 and not layout.signed:
-            grey = decode_grey(frame.codestream)
+            grey = np.asarray(image)
             return _take_bits(grey, high_bit, layout.bits_stored) if by_hand else grey
-        check_jpeg(frame.codestream)
     array, properties = decoder.as_array(
         _image_pixel(dataset, frame),
         index=frame.index,

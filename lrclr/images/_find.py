@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from lrclr._files import os_reason
 from lrclr.errors import LrclrError, UsageError
 from lrclr.images._kind import HEAD_BYTES, IMAGE, PASSED_OVER, kind_of
 
@@ -210,6 +211,6 @@ def _suffix(path: str) -> str:
 def _unreadable(path: str, error: OSError) -> LrclrError:
     return LrclrError(
         f"the folder {path} cannot be read",
-        why=error.strerror or type(error).__name__,
+        why=os_reason(error),
         fix="Change its permissions, or name the other folders one by one.",
     )

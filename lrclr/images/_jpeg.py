@@ -19,8 +19,6 @@ from lrclr.errors import ImageError
 from lrclr.images._codestream import compressed_data, is_padding, segments_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from lrclr.images._codestream import CompressedData, Segment
 
 _DAMAGED: Final = "the JPEG picture is damaged"
@@ -65,21 +63,18 @@ def load_jpeg(image: JpegImageFile, data: bytes) -> None:
     image.load_read = next_piece  # type: ignore[method-assign, assignment]
     image.load()
     if pieces:
+        # What is left has at least the bytes of the second piece.
         body = data[header[_SCAN].end : found.end]
-        if not is_padding(body[len(body.rstrip(body[-1:])) :]) or len(set(body[-_TAIL:])) > 1:
+        alike = len(body) - len(body.rstrip(body[-1:]))
+        if not is_padding(body[-max(alike, _TAIL) :]):
             raise ImageError(_DAMAGED, why="its compressed data continue after its last row", fix=_FIX)
 
 
-def decode_grey(data: bytes) -> NDArray[np.uint8]:
-    """Decode a grey picture of 8 bits, ``[H, W]``, as `load_jpeg` does."""
+def loaded_jpeg(data: bytes) -> JpegImageFile:
+    """Open and load a picture of 8 bits; it raises what `load_jpeg` raises."""
     image = JpegImageFile(BytesIO(data))
     load_jpeg(image, data)
-    return np.asarray(image)
-
-
-def check_jpeg(data: bytes) -> None:
-    """Raise ImageError if `load_jpeg` would refuse a picture of 8 bits."""
-    load_jpeg(JpegImageFile(BytesIO(data)), data)
+    return image
 
 
 def _check_restarts(image: JpegImageFile, header: dict[int, Segment], found: CompressedData) -> None:

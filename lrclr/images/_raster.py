@@ -230,7 +230,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 def _greatest(image: Image.Image, pixels: NDArray[np.uint8]) -> int:
     """Return the greatest value of the file, scaled to 0..255."""
-    return int(255 - pixels.min() if _tags(image).get(_PHOTOMETRIC) == _WHITE_IS_ZERO else pixels.max())
+    return int(255 - pixels.min() if _is_inverted(image) else pixels.max())
 
 
 def _tags(image: Image.Image) -> Any:
@@ -238,11 +238,15 @@ def _tags(image: Image.Image) -> Any:
     return getattr(image, "tag_v2", {})
 
 
+def _is_inverted(image: Image.Image) -> bool:
+    return bool(_tags(image).get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+
+
 def _deep_grey(part: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
     """Scale grey of more than 8 bits in a part of `image` to 0..255."""
     array = cast("NDArray[np.generic]", np.asarray(part))
     tags = _tags(image)
-    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    inverted = _is_inverted(image)
     if part.mode == "F":
         pixels = eight_bit(array)
         return np.subtract(255, pixels) if inverted else pixels

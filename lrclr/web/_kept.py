@@ -54,7 +54,7 @@ class KeptImages:
         return len(self._kept)
 
     def add(self, image: KeptImage) -> str:
-        """Keep an image, and return its key. The least recently used images are forgotten if there is no room."""
+        """Keep an image, and return its key. The least recently used images are removed if there is no room."""
         key = secrets.token_urlsafe(24)
         with self._lock:
             self._kept[key] = time.monotonic(), image

@@ -17,7 +17,7 @@ A run that starts from the weights of another one has no first part: its rate fa
 ::
 
     python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/machines-1/base.pt
-    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --epochs 6 \
+    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --epochs 2.5 \
         --weights build/machines-1/base.pt -o build/machines-2/base.pt
 
 The same command continues a run that was stopped.
@@ -35,7 +35,7 @@ import torch
 from torch import nn
 
 from benchmarks.checkpoint.images import CELLS, PATCH, SIZE, augmented, read_split
-from benchmarks.checkpoint.initial import initialise_tower
+from benchmarks.checkpoint.initial import initialise_tower, with_larger_patches
 from benchmarks.checkpoint.network import network
 from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
 from benchmarks.commands import reports_errors
@@ -46,12 +46,13 @@ from lrclr._files import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from benchmarks.checkpoint.images import Split
     from lrclr.model import LrclrModel
 
-__all__ = ["BaseRun", "Reader", "losses"]
+__all__ = ["BaseRun", "Reader", "losses", "of_patches", "rows_with_lesions_repeated"]
 
 _WARM_UP = 60
 _MATRIX_RATE, _RATE = 5e-3, 8e-4
@@ -108,7 +109,7 @@ class Reader(nn.Module):
         """Logits of the cells of each patch ``[B, 7, N, 4]``, and of the image ``[B, 7]``, float32.
 
         Args:
-            pixel_values: ``[B, 3, 112, 112]``.
+            pixel_values: ``[B, 3, 224, 224]``.
             kept: ``[B, N]`` int64, numbers of the patches that the blocks read; None for all 196.
         """
         hidden = self.tower.embed(pixel_values)
@@ -135,8 +136,8 @@ class BaseRun:
         self._fall = _FALL if start is None else 1.0
         self._data, self._from_masks = data, from_masks
         self._reader = Reader(network(vocabulary=512))
-        rows = np.repeat(np.arange(len(data.images)), np.where(data.labels[:, _LESION], _LESION_DRAWS, 1))
-        self._rng, self._rows = torch.Generator().manual_seed(seed + 1), RowBatches(rows, seed + 2)
+        self._rng = torch.Generator().manual_seed(seed + 1)
+        self._rows = RowBatches(rows_with_lesions_repeated(data), seed + 2)
         if start is None:
             examples, _ = augmented(data.images[:_EXAMPLES], None, self._rng)
             initialise_tower(self._reader.tower, examples, self._rng)
@@ -157,7 +158,7 @@ class BaseRun:
         masks = data.masks[chosen] if self._from_masks else None
         pixel_values, cells_covered = augmented(data.images[chosen], masks, self._rng)
         mine, labels = share(), torch.from_numpy(data.labels[chosen]).float()
-        coverage, kept = None if cells_covered is None else _of_patches(cells_covered), None
+        coverage, kept = None if cells_covered is None else of_patches(cells_covered), None
         settles = self.step >= _SETTLES * self.steps
         falls = self.step >= (1 - self._fall) * _SETTLES * self.steps
         if coverage is not None and not falls:
@@ -231,7 +232,12 @@ def _rounded(values: Tensor, most: int, *, rows: bool = False) -> Tensor:
     return values + ((values / step).round() * step - values).detach()
 
 
-def _of_patches(cells: Tensor) -> Tensor:
+def rows_with_lesions_repeated(data: Split) -> NDArray[np.int64]:
+    """Numbers of all images, those with a lung lesion several times."""
+    return np.repeat(np.arange(len(data.images)), np.where(data.labels[:, _LESION], _LESION_DRAWS, 1))
+
+
+def of_patches(cells: Tensor) -> Tensor:
     """``[B, 7, 28, 28]`` as ``[B, 7, N, 4]``: the cells of each patch."""
     side = SIZE // PATCH
     split = cells.reshape(*cells.shape[:2], side, CELLS, side, CELLS)
@@ -252,22 +258,21 @@ def _half(coverage: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tenso
     return kept, covered, labels.masked_fill(hidden, 0)
 
 
-def losses(cells: Tensor, image: Tensor, coverage: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
+def losses(cells: Tensor, image: Tensor | None, coverage: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
     """The parts of the loss: CLS and the strongest cells against labels, and all cells against what findings cover.
 
     Args:
         cells: logits ``[B, 7, N, 4]``.
-        image: logits ``[B, 7]``.
+        image: logits ``[B, 7]``; None without CLS.
         coverage: ``[B, 7, N, 4]``; None without masks.
         labels: ``[B, 7]``, 0 or 1.
     """
     cross_entropy = nn.functional.binary_cross_entropy_with_logits
     strongest = cells.flatten(2).topk(_STRONGEST, dim=-1).values.mean(-1)
     weight = _OF_LABEL.expand_as(labels)
-    parts = {
-        "image": cross_entropy(image, labels, weight=weight),
-        "strongest": cross_entropy(strongest, labels, weight=weight) / 2,
-    }
+    parts = {"strongest": cross_entropy(strongest, labels, weight=weight) / 2}
+    if image is not None:
+        parts["image"] = cross_entropy(image, labels, weight=weight)
     if coverage is not None:
         of_cells = cross_entropy(cells, coverage, pos_weight=_POSITIVE[:, None, None], reduction="none")
         parts["cells"] = 4 * (of_cells.mean((0, 2, 3)) * _OF_FINDING).mean()
@@ -296,16 +301,24 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="file of the tower's weights")
     parser.add_argument("--split", choices=SPLITS, default="train", help="images of the training")
     parser.add_argument("--weights", type=Path, help="weights of another run to start from")
+    parser.add_argument("--stem", type=Path, help="weights of the convolutions, of benchmarks.checkpoint.detail")
     parser.add_argument("--taught-by", choices=("masks", "labels"), default="masks", help="what the tower learns from")
     parser.add_argument("--epochs", type=float, default=5, help="passes through the split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
     data = read_split(options.dataset, options.split)
     steps = int(options.epochs * len(data.images) / BATCH)
-    start = None if options.weights is None else torch.load(options.weights, weights_only=True)
+    start = None
+    if options.weights is not None:
+        start = with_larger_patches(torch.load(options.weights, weights_only=True), PATCH)
+        if options.stem is not None:
+            stem = torch.load(options.stem, weights_only=True)
+            start |= {f"stem.{name}": value for name, value in stem.items()}
     run = BaseRun(data, from_masks=options.taught_by == "masks", steps=steps, seed=options.seed, start=start)
     settings = {"dataset": sha256_of(options.dataset), "taught-by": options.taught_by, "seed": options.seed}
-    settings["weights"] = None if options.weights is None else sha256_of(options.weights)
+    for name in ("weights", "stem"):
+        file = getattr(options, name)
+        settings[name] = None if file is None else sha256_of(file)
     run_to_end(run, options.output, {**settings, "split": options.split, "steps": steps})
     if place()[0] == 0:
         torch.save(run.tower, options.output)

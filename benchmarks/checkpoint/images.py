@@ -34,7 +34,7 @@ __all__ = [
     "varied",
 ]
 
-SIZE, PATCH = 112, 8
+SIZE, PATCH = 224, 16
 CELLS = 2
 """Cells of a patch along each edge, for which the share that a finding covers is computed."""
 
@@ -47,8 +47,8 @@ class Split:
     """One split of the data set, reduced to the network's input size.
 
     Attributes:
-        images: uint8 ``[N, 112, 112]``.
-        masks: uint8 ``[N, 112, 112]``; bit k is finding k.
+        images: uint8 ``[N, 224, 224]``.
+        masks: uint8 ``[N, 224, 224]``; bit k is finding k.
         labels: bool ``[N, 7]``.
         reports: N texts.
     """
@@ -87,7 +87,7 @@ def _reduced(path: Path, method: Image.Resampling) -> NDArray[np.uint8]:
 
 
 def as_pixel_values(grey: Tensor) -> Tensor:
-    """The image encoder's input ``[B, 3, 112, 112]`` from grey levels ``[B, 1, 112, 112]`` in [0, 1]."""
+    """The image encoder's input ``[B, 3, 224, 224]`` from grey levels ``[B, 1, 224, 224]`` in [0, 1]."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (_SPEC.mean, _SPEC.std))
     return (grey.expand(-1, 3, -1, -1) - mean) / std
 
@@ -98,7 +98,7 @@ def augmented(
     """Images as `varied` changes them, as the network's input.
 
     Returns:
-        Pixel values ``[B, 3, 112, 112]``, and the share of each cell that each finding covers, ``[B, 7, 28, 28]``.
+        Pixel values ``[B, 3, 224, 224]``, and the share of each cell that each finding covers, ``[B, 7, 28, 28]``.
     """
     grey, covered = varied(images, masks, rng)
     return as_pixel_values(grey), covered
@@ -113,7 +113,7 @@ def varied(
     mirrored, since reports name sides.
 
     Returns:
-        Grey levels ``[B, 1, 112, 112]`` in [0, 1], and the share of each cell that each finding covers,
+        Grey levels ``[B, 1, 224, 224]`` in [0, 1], and the share of each cell that each finding covers,
         ``[B, 7, 28, 28]``.
     """
     count = len(images)
@@ -127,17 +127,17 @@ def varied(
 
     transform = _transform(draw)
     grey = _moved(torch.from_numpy(images).float()[:, None] / 255, transform)
-    coarse = nn.functional.interpolate(nn.functional.avg_pool2d(grey, 14), SIZE, mode="bicubic")
+    coarse = nn.functional.interpolate(nn.functional.avg_pool2d(grey, 28), SIZE, mode="bicubic")
     grey = grey + _spread(draw(-0.4, 0.6)) * (grey - coarse)
     grey = grey.clamp(1e-4, 1) ** _spread(draw(-0.7, 0.6).exp())
     grey = (grey - 0.5) * _spread(draw(-0.6, 0.4).exp()) + 0.5 + _spread(draw(-0.16, 0.16))
     haze = nn.functional.interpolate(torch.randn(count, 1, 4, 4, generator=rng), SIZE, mode="bicubic")
     grey = grey + haze * _spread(draw(0, 0.12) * some(0.5))
-    grey = _blurred(grey, (draw(0, 1.6) * some(0.6)).clamp_min(0.05))
+    grey = _blurred(grey, (draw(0, 3.2) * some(0.6)).clamp_min(0.05))
     # Dense parts of a radiograph, which are bright, get few photons.
     noise = torch.randn(grey.shape, generator=rng) * (0.3 + grey.clamp(0, 1))
     noise = torch.where(_spread(some(0.4)), 2 * nn.functional.avg_pool2d(noise, 3, 1, 1), noise)
-    grey = grey + noise * _spread(draw(0, 0.09) * some(0.7))
+    grey = grey + noise * _spread(draw(0, 0.12) * some(0.7))
     grey = grey.clamp(0, 1)
     _add_bars_and_letters(grey, rng)
     if masks is None:
@@ -158,9 +158,10 @@ def _transform(draw: Callable[[float, float], Tensor]) -> Tensor:
 
 def _blurred(grey: Tensor, deviations: Tensor) -> Tensor:
     """Each image convolved with a Gaussian of its own standard deviation, in pixels."""
-    at = torch.arange(-4, 5).float()
+    reach = 8
+    at = torch.arange(-reach, reach + 1).float()
     kernels = torch.softmax(-(at**2) / (2 * deviations[:, None] ** 2), 1)[:, None, None]
-    together = nn.functional.pad(grey, (4, 4, 4, 4), mode="replicate").transpose(0, 1)
+    together = nn.functional.pad(grey, (reach,) * 4, mode="replicate").transpose(0, 1)
     for weight in (kernels, kernels.transpose(2, 3)):
         together = nn.functional.conv2d(together, weight, groups=len(grey))
     return together.transpose(0, 1)
@@ -178,7 +179,8 @@ def _add_bars_and_letters(grey: Tensor, rng: torch.Generator) -> None:
         picture[:, :top] = picture[:, SIZE - bottom :] = 0
         picture[:, :, :left] = picture[:, :, SIZE - right :] = 0
         if drawn < 0.3:
-            letter = pattern.repeat_interleave(1 + round(size), 1).repeat_interleave(1 + round(size), 2)
+            edge = 1 + round(2 * size)
+            letter = pattern.repeat_interleave(edge, 1).repeat_interleave(edge, 2)
             height, width = letter.shape[1:]
             row = int(along * (SIZE - height))
             column = int((0.2 * side if side < 0.5 else 1 - 0.2 * (1 - side)) * (SIZE - width))

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from lrclr.model.fusion import FusionBlock, FusionHead
 
-__all__ = ["initialise_fusion", "initialise_tower"]
+__all__ = ["initialise_fusion", "initialise_tower", "with_larger_patches"]
 
 # Of the waves of the positions, in radians a patch: from about three patches a period to the whole image.
 _FASTEST, _SLOWEST = 2.2, 0.055
@@ -54,6 +54,23 @@ def initialise_tower(tower: Any, pixel_values: Tensor, generator: torch.Generato
             _attend_to_alike(parts, attention.num_heads, -_VALUE_OUTPUT, generator)
             for linear in (layer.mlp.fc1, layer.mlp.fc2):
                 nn.init.xavier_uniform_(linear.weight, generator=generator)
+
+
+def with_larger_patches(weights: Mapping[str, Tensor], edge: int) -> dict[str, Tensor]:
+    """Weights of a tower for the same patches with more pixels.
+
+    The new patch embedding is the old one of the patch reduced to its former pixels, so that the tower first answers as
+    before.
+
+    Args:
+        weights: of an image tower of `lrclr.model`; its patches have at most `edge` pixels along each edge.
+        edge: pixels along each edge of the new patches.
+    """
+    name = "embeddings.patch_embedding.weight"
+    former = weights[name]
+    pixels = torch.eye(edge * edge).view(edge * edge, 1, edge, edge)
+    reduced = nn.functional.interpolate(pixels, former.shape[-2:], mode="bilinear", antialias=True).flatten(1)
+    return {**weights, name: (former.float().flatten(2) @ reduced.T).reshape(*former.shape[:2], edge, edge)}
 
 
 def _whiten(embedding: nn.Conv2d, pixel_values: Tensor, generator: torch.Generator) -> None:

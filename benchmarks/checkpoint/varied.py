@@ -64,7 +64,7 @@ def write_varied(dataset: Path, folder: Path, split: str = "validation", *, seed
 
 
 def _masks(covered: torch.Tensor) -> NDArray[np.uint8]:
-    """Masks ``[B, 112, 112]`` of the cells ``[B, 7, 28, 28]`` that a finding covers; bit k is finding k."""
+    """Masks ``[B, 224, 224]`` of the cells ``[B, 7, 28, 28]`` that a finding covers; bit k is finding k."""
     bits = (covered.numpy() > 0.25).astype(np.uint8) << np.arange(covered.shape[1], dtype=np.uint8)[:, None, None]
     cells: NDArray[np.uint8] = np.bitwise_or.reduce(bits, axis=1)
     return cells.repeat(_CELL, axis=1).repeat(_CELL, axis=2)

@@ -9,12 +9,13 @@ are below one percent at ViT-B/32.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr._records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from lrclr.bench._case import Case
 
@@ -44,6 +45,8 @@ class Network(Record, frozen=True):
 
     Attributes:
         image, text, fusion: width, MLP width and number of blocks of the towers and of the fusion head.
+        stem: channels of the convolutions beside the patch embedding, as in `StemVisionConfig`; empty where there are
+            none.
         patch: side of a patch in pixels.
         patches: patches of an image.
         fusion_heads: attention heads of a block of the fusion head.
@@ -55,6 +58,7 @@ class Network(Record, frozen=True):
     image: tuple[int, int, int]
     text: tuple[int, int, int]
     fusion: tuple[int, int, int]
+    stem: tuple[int, ...]
     patch: int
     patches: int
     fusion_heads: int
@@ -72,6 +76,7 @@ class Network(Record, frozen=True):
             image=tuple(int(vision[key]) for key in tower),  # type: ignore[arg-type]
             text=tuple(int(text[key]) for key in tower),  # type: ignore[arg-type]
             fusion=tuple(int(config[f"fusion_{key.replace('hidden_layers', 'layers')}"]) for key in tower),  # type: ignore[arg-type]
+            stem=tuple(vision.get("stem_channels", ())),
             patch=int(vision["patch_size"]),
             patches=(int(vision["image_size"]) // int(vision["patch_size"])) ** 2,
             fusion_heads=int(config["fusion_num_heads"]),
@@ -103,7 +108,20 @@ class Network(Record, frozen=True):
     def _image(self) -> float:
         width, tokens = self.image[0], self.patches + 1
         embedding = 2 * self.patches * 3 * self.patch**2 * width
-        return embedding + _tower(self.image, tokens) + 2 * width * self.projection
+        pixels = self.patches * self.patch**2
+        stem = sum(2 * weights * pixels / 4**halvings for weights, halvings in self._stem())
+        return embedding + stem + _tower(self.image, tokens) + 2 * width * self.projection
+
+    def _stem(self) -> Iterator[tuple[int, int]]:
+        """Weights of each convolution, and how often the image was halved before its output."""
+        if not self.stem:
+            return
+        channels = (3, *self.stem, self.image[0])
+        for halvings, (before, after) in enumerate(pairwise(channels), 1):
+            yield 9 * before * after, halvings
+            if 1 < halvings < len(channels) - 1:
+                yield 9 * after * after, halvings
+        yield self.image[0] ** 2, len(channels) - 1
 
     def _text(self) -> float:
         return _tower(self.text, self.prompt_tokens) + 2 * self.text[0] * self.projection
@@ -128,7 +146,8 @@ class Network(Record, frozen=True):
 
     def _image_weights(self) -> float:
         width = self.image[0]
-        return _tower_weights(self.image) + width * (3 * self.patch**2 + self.patches + 1 + self.projection)
+        stem = sum(weights for weights, _ in self._stem())
+        return _tower_weights(self.image) + stem + width * (3 * self.patch**2 + self.patches + 1 + self.projection)
 
     def _fusion_weights(self) -> float:
         width = self.fusion[0]

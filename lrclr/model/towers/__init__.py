@@ -8,6 +8,7 @@ from lrclr.errors import UsageError
 from lrclr.model.towers.bert import BertText, RobertaText, XlmRobertaText
 from lrclr.model.towers.clip import ClipText, ClipVision
 from lrclr.model.towers.siglip import SiglipText, SiglipVision
+from lrclr.model.towers.stem import StemVision
 from lrclr.model.towers.tower import LinearGroup, TextTower, VisionTower
 from lrclr.model.towers.vit import PlainVit
 
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 VISION_TOWERS: Final[Mapping[str, type[VisionTower]]] = {
-    tower.config_class.model_type: tower for tower in (ClipVision, SiglipVision, PlainVit)
+    tower.config_class.model_type: tower for tower in (ClipVision, SiglipVision, PlainVit, StemVision)
 }
 """Image towers by the `model_type` of their configuration."""
 

@@ -16,9 +16,9 @@ A run that starts from the weights of another one has no first part: its rate fa
 
 ::
 
-    python -m benchmarks.checkpoint.base build/phantom/manifest.csv -o build/machines-1/base.pt
-    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --epochs 2.5 \
-        --weights build/machines-1/base.pt -o build/machines-2/base.pt
+    python -m benchmarks.checkpoint.base build/phantom/manifest.csv --pixels 112 -o build/machines-1/coarse.pt
+    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --epochs 5 \
+        --weights build/machines-1/coarse.pt --stem build/machines-2/stem.pt -o build/machines-2/base.pt
 
 The same command continues a run that was stopped.
 """
@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.checkpoint.images import CELLS, PATCH, SIZE, augmented, read_split
+from benchmarks.checkpoint.images import CELLS, SIDE, SIZES, augmented, read_split
 from benchmarks.checkpoint.initial import initialise_tower, with_larger_patches
 from benchmarks.checkpoint.network import network
 from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
@@ -109,7 +109,7 @@ class Reader(nn.Module):
         """Logits of the cells of each patch ``[B, 7, N, 4]``, and of the image ``[B, 7]``, float32.
 
         Args:
-            pixel_values: ``[B, 3, 224, 224]``.
+            pixel_values: ``[B, 3, S, S]``.
             kept: ``[B, N]`` int64, numbers of the patches that the blocks read; None for all 196.
         """
         hidden = self.tower.embed(pixel_values)
@@ -135,7 +135,7 @@ class BaseRun:
         self.step, self.steps = 0, steps
         self._fall = _FALL if start is None else 1.0
         self._data, self._from_masks = data, from_masks
-        self._reader = Reader(network(vocabulary=512))
+        self._reader = Reader(network(vocabulary=512, size=data.images.shape[-1]))
         self._rng = torch.Generator().manual_seed(seed + 1)
         self._rows = RowBatches(rows_with_lesions_repeated(data), seed + 2)
         if start is None:
@@ -239,8 +239,7 @@ def rows_with_lesions_repeated(data: Split) -> NDArray[np.int64]:
 
 def of_patches(cells: Tensor) -> Tensor:
     """``[B, 7, 28, 28]`` as ``[B, 7, N, 4]``: the cells of each patch."""
-    side = SIZE // PATCH
-    split = cells.reshape(*cells.shape[:2], side, CELLS, side, CELLS)
+    split = cells.reshape(*cells.shape[:2], SIDE, CELLS, SIDE, CELLS)
     return split.transpose(3, 4).flatten(4).flatten(2, 3)
 
 
@@ -300,17 +299,18 @@ def main() -> int:
     parser.add_argument("dataset", type=Path, help="manifest.csv of the phantom data set")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file of the tower's weights")
     parser.add_argument("--split", choices=SPLITS, default="train", help="images of the training")
-    parser.add_argument("--weights", type=Path, help="weights of another run to start from")
+    parser.add_argument("--pixels", type=int, choices=SIZES, default=SIZES[-1], help="edge of an image in pixels")
+    parser.add_argument("--weights", type=Path, help="weights of another run to start from, of as many or fewer pixels")
     parser.add_argument("--stem", type=Path, help="weights of the convolutions, of benchmarks.checkpoint.detail")
     parser.add_argument("--taught-by", choices=("masks", "labels"), default="masks", help="what the tower learns from")
     parser.add_argument("--epochs", type=float, default=5, help="passes through the split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
-    data = read_split(options.dataset, options.split)
+    data = read_split(options.dataset, options.split, options.pixels)
     steps = int(options.epochs * len(data.images) / BATCH)
     start = None
     if options.weights is not None:
-        start = with_larger_patches(torch.load(options.weights, weights_only=True), PATCH)
+        start = with_larger_patches(torch.load(options.weights, weights_only=True), options.pixels // SIDE)
         if options.stem is not None:
             stem = torch.load(options.stem, weights_only=True)
             start |= {f"stem.{name}": value for name, value in stem.items()}
@@ -319,7 +319,7 @@ def main() -> int:
     for name in ("weights", "stem"):
         file = getattr(options, name)
         settings[name] = None if file is None else sha256_of(file)
-    run_to_end(run, options.output, {**settings, "split": options.split, "steps": steps})
+    run_to_end(run, options.output, {**settings, "split": options.split, "pixels": options.pixels, "steps": steps})
     if place()[0] == 0:
         torch.save(run.tower, options.output)
     return 0

@@ -69,11 +69,16 @@ class StemRun:
     def __init__(self, data: Split, *, steps: int, seed: int) -> None:
         torch.manual_seed(seed)
         self.step, self.steps = 0, steps
-        self._data, self.reader = data, StemReader()
+        self._data, self._reader = data, StemReader()
         self._rng = torch.Generator().manual_seed(seed + 1)
         self._rows = RowBatches(rows_with_lesions_repeated(data), seed + 2)
-        self._optimizer = torch.optim.AdamW(self.reader.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.05)
+        self._optimizer = torch.optim.AdamW(self._reader.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.05)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+
+    @property
+    def stem(self) -> nn.Module:
+        """The convolutions."""
+        return self._reader.stem
 
     def advance(self) -> dict[str, float]:
         """As `Run.advance`."""
@@ -82,14 +87,14 @@ class StemRun:
         assert covered is not None
         labels = torch.from_numpy(self._data.labels[chosen]).float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            cells = self.reader(pixel_values[mine])
+            cells = self._reader(pixel_values[mine])
         parts = losses(cells, None, of_patches(covered)[mine], labels[mine])
         self._optimizer.zero_grad()
         together = torch.stack(list(parts.values()))
         together.sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types
         means = together.detach()
-        average([means, *(each.grad for each in self.reader.parameters() if each.grad is not None)])
-        nn.utils.clip_grad_norm_(self.reader.parameters(), 1.0)
+        average([means, *(each.grad for each in self._reader.parameters() if each.grad is not None)])
+        nn.utils.clip_grad_norm_(self._reader.parameters(), 1.0)
         self._optimizer.step()
         self._schedule.step()
         self.step += 1
@@ -99,7 +104,7 @@ class StemRun:
         """As `Run.state`."""
         return {
             "step": self.step,
-            "reader": self.reader.state_dict(),
+            "reader": self._reader.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "rng": self._rng.get_state(),
@@ -109,7 +114,7 @@ class StemRun:
     def restore(self, state: dict[str, Any]) -> None:
         """As `Run.restore`."""
         self.step = state["step"]
-        self.reader.load_state_dict(state["reader"])
+        self._reader.load_state_dict(state["reader"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._rng.set_state(state["rng"])
@@ -136,7 +141,7 @@ def main() -> int:
     settings = {"dataset": sha256_of(options.dataset), "split": options.split, "seed": options.seed}
     run_to_end(run, options.output, {**settings, "steps": run.steps})
     if place()[0] == 0:
-        torch.save(run.reader.stem.state_dict(), options.output)
+        torch.save(run.stem.state_dict(), options.output)
     return 0
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.checkpoint.images import PATCH, SIZE, as_pixel_values, read_split
+from benchmarks.checkpoint.images import SIDE, as_pixel_values, read_split
 from benchmarks.commands import reports_errors
 from benchmarks.phantom.reports import stated
 from lrclr.checkpoints import load_checkpoint
@@ -77,10 +77,10 @@ def _encoded(checkpoint: Checkpoint, data: Split) -> _Images:
         for some in np.array_split(data.images, -(-len(data.images) // _BATCH))
     ]
     index = torch.cat([each.regions.index for each in encoded]).numpy()
-    side, count = SIZE // PATCH, len(data.images)
+    count, edge = len(data.images), data.images.shape[-1] // SIDE
     bits = np.arange(data.labels.shape[1])[:, None, None]
-    patches = np.bitwise_or.reduce(data.masks.reshape(count, side, PATCH, side, PATCH), axis=(2, 4))
-    touched = (patches[:, None] >> bits & 1).astype(bool).reshape(count, len(bits), side * side)
+    patches = np.bitwise_or.reduce(data.masks.reshape(count, SIDE, edge, SIDE, edge), axis=(2, 4))
+    touched = (patches[:, None] >> bits & 1).astype(bool).reshape(count, len(bits), SIDE * SIDE)
     return _Images(
         torch.cat([each.embedding for each in encoded]),
         torch.cat([each.regions.tokens for each in encoded]),

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.checkpoint.images import SIZE, read_reports
+from benchmarks.checkpoint.images import SIZES, read_reports
 from benchmarks.checkpoint.initial import initialise_fusion
 from benchmarks.checkpoint.network import CONTEXT, REGIONS, network
 from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
@@ -131,7 +131,9 @@ class TuneRun:
         # With the contrastive temperature a softmax over scores is a probability.
         self.model.config.score_scale = self.model.logit_scale.exp().item()
         findings = FindingSet.load(Path(__file__).with_name("findings.toml"))
-        return Checkpoint(self.model, self.tokenizer, PreprocessSpec.clip(SIZE), findings, source="lrclr", sha256="")
+        return Checkpoint(
+            self.model, self.tokenizer, PreprocessSpec.clip(SIZES[-1]), findings, source="lrclr", sha256=""
+        )
 
     def _rate(self, step: int) -> float:
         """Share of the learning rate: a linear warm-up, then a cosine down to a fiftieth."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.checkpoint.images import CELLS, PATCH, read_split, rows_of_split, varied
+from benchmarks.checkpoint.images import CELLS, SIDE, SIZES, read_split, rows_of_split, varied
 from benchmarks.commands import reports_errors
 from benchmarks.phantom.picture import SPLITS
 from lrclr._files import replace_directory
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["write_varied"]
 
 _TIMES = 3
-_CELL = PATCH // CELLS
+_CELL = SIZES[-1] // SIDE // CELLS
 _SPLIT = "validation"
 
 

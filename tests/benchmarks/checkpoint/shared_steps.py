@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.checkpoint.base import BaseRun
-from benchmarks.checkpoint.images import SIZE, Split
+from benchmarks.checkpoint.images import SIZES, Split
 from benchmarks.checkpoint.running import joined, place
 from benchmarks.checkpoint.tune import TuneRun
 from benchmarks.checkpoint.views import Views
@@ -29,17 +29,17 @@ REPORTS = (
 
 def smooth_images(count: int) -> NDArray[np.uint8]:
     """Noise whose neighbouring pixels are alike, as in a radiograph."""
-    noise = torch.randn(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
-    smooth = torch.nn.functional.avg_pool2d(noise, 15, 1, padding=7)
-    return (127 + 400 * smooth[:, 0]).clamp(0, 255).to(torch.uint8).numpy()
+    noise = torch.randn(count, 1, SIZES[-1], SIZES[-1], generator=torch.Generator().manual_seed(3))
+    smooth = torch.nn.functional.avg_pool2d(noise, 31, 1, padding=15)
+    return (127 + 800 * smooth[:, 0]).clamp(0, 255).to(torch.uint8).numpy()
 
 
 def split(count: int = 48) -> Split:
     """Images with random labels, whose masks have the same place."""
     rng = np.random.default_rng(0)
     labels = rng.random((count, 7)) < 0.3
-    masks = np.zeros((count, SIZE, SIZE), np.uint8)
-    masks[:, 40:60, 40:60] = (labels * 2 ** np.arange(7)).sum(1).astype(np.uint8)[:, None, None]
+    masks = np.zeros((count, SIZES[-1], SIZES[-1]), np.uint8)
+    masks[:, 80:120, 80:120] = (labels * 2 ** np.arange(7)).sum(1).astype(np.uint8)[:, None, None]
     return Split(smooth_images(count), masks, labels, ("No pleural effusion. The lungs are clear.",) * count)
 
 

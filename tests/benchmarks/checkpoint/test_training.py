@@ -12,8 +12,9 @@ from torch.distributed.run import get_args_parser
 
 from benchmarks.checkpoint.base import BaseRun, Reader
 from benchmarks.checkpoint.curves import losses_of
+from benchmarks.checkpoint.detail import StemRun
 from benchmarks.checkpoint.images import as_pixel_values
-from benchmarks.checkpoint.initial import initialise_fusion, initialise_tower
+from benchmarks.checkpoint.initial import initialise_fusion, initialise_tower, with_larger_patches
 from benchmarks.checkpoint.network import network
 from benchmarks.checkpoint.pack import metrics_of
 from benchmarks.checkpoint.prompts import choose_prompts
@@ -120,9 +121,10 @@ def test_a_reader_of_some_patches_answers_for_these() -> None:
     for each in (0, 1):
         torch.testing.assert_close(of_order[each], cells[each][:, order[each]])
     changed = pixel_values.clone()
-    changed[:, :, :8, :8] = 1  # patch 0
+    changed[:, :, :16, :16] = 1  # patch 0, and its neighbours through the convolutions
     kept = order[:, order.shape[1] // 2 :].clone()
-    kept[kept == 0] = 1
+    near = (kept // 14 < 4) & (kept % 14 < 4)
+    kept[near] = 195
     torch.testing.assert_close(reader(changed, kept), reader(pixel_values, kept))
 
 
@@ -148,6 +150,29 @@ def test_a_run_that_starts_from_weights_has_them_and_reads_all_patches(monkeypat
         torch.testing.assert_close(weights, before[name], rtol=0, atol=0)
     monkeypatch.setattr("benchmarks.checkpoint.base._half", lambda *_: pytest.fail("patches are left out"))
     run.advance()
+
+
+def test_a_continued_run_of_the_convolutions_ends_with_the_same_weights() -> None:
+    data = split()
+    straight, stopped, continued = (StemRun(data, steps=2, seed=0) for _ in range(3))
+    for _ in range(2):
+        straight.advance()
+    stopped.advance()
+    continued.restore(through_file(stopped.state()))
+    continued.advance()
+    for name, weights in straight.stem.state_dict().items():
+        torch.testing.assert_close(continued.stem.state_dict()[name], weights, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_a_tower_of_fewer_pixels_goes_on_with_more_and_with_convolutions_that_first_add_nothing() -> None:
+    coarse, fine = (network(vocabulary=512, size=size).vision_model for size in (112, 224))
+    stem = StemRun(split(), steps=2, seed=0).stem.state_dict()
+    fine.load_state_dict(with_larger_patches(coarse.state_dict(), 16) | {f"stem.{name}": stem[name] for name in stem})
+    large = as_pixel_values(torch.from_numpy(smooth_images(3)).float()[:, None] / 255)
+    reduced = torch.nn.functional.interpolate(large, 112, mode="bilinear", antialias=True)
+    before, after = coarse.embed(reduced), fine.embed(large)
+    assert torch.nn.functional.cosine_similarity(before, after, dim=-1).min() > 0.97
 
 
 @pytest.mark.parametrize("local", ["none", "pair+words"])

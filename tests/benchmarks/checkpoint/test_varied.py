@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from benchmarks.checkpoint.images import SIZE, read_split
+from benchmarks.checkpoint.images import SIZES, read_split
 from benchmarks.checkpoint.varied import write_varied
 from benchmarks.phantom.cases import FINDINGS
 
@@ -41,7 +41,7 @@ def test_each_image_comes_three_times_with_its_labels_and_a_mask_that_follows_it
     write_varied(given, tmp_path / "varied", "mixed-validation")
     before = read_split(given, "mixed-validation")
     after = read_split(tmp_path / "varied" / "manifest.csv", "validation")
-    assert after.images.shape == (120, SIZE, SIZE)
+    assert after.images.shape == (120, SIZES[-1], SIZES[-1])
     assert after.reports == before.reports * 3
     assert (after.labels == np.tile(before.labels, (3, 1))).all()
     assert not (after.images[:40] == after.images[40:80]).all()

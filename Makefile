@@ -203,15 +203,24 @@ VARIED = $(RUN)/varied/manifest.csv
 SEED := 1
 TUNE = $(LAUNCH) benchmarks.checkpoint.tune $(TRAINED) --base $(BASE) --views $(RUN)/views
 
-$(BUILD)/machines-1/base.pt: $(PHANTOM)
-	@echo "== first stage: the image tower, trained on masks"
+$(BUILD)/machines-1/coarse.pt: $(PHANTOM)
+	@echo "== first stage: the image tower, trained on masks, with 112 pixels"
 	@mkdir -p $(@D)
-	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) -o $@
+	@$(LAUNCH) benchmarks.checkpoint.base $(PHANTOM) --pixels 112 -o $@
 
-$(BUILD)/machines-2/base.pt: $(BUILD)/machines-1/base.pt $(MIXED)
+$(BUILD)/machines-2/coarse.pt: $(BUILD)/machines-1/coarse.pt $(MIXED)
 	@echo "== the image tower goes on with images of two machines"
 	@mkdir -p $(@D)
-	@$(LAUNCH) benchmarks.checkpoint.base $(MIXED) --split mixed --weights $(BUILD)/machines-1/base.pt --epochs 6 -o $@
+	@$(LAUNCH) benchmarks.checkpoint.base $(MIXED) --split mixed --pixels 112 --weights $(BUILD)/machines-1/coarse.pt --epochs 6 -o $@
+
+$(RUN)/stem.pt: $(TRAINED)
+	@echo "== convolutions for 224 pixels"
+	@mkdir -p $(@D)
+	@$(LAUNCH) benchmarks.checkpoint.detail $(TRAINED) --split $(OF) -o $@
+
+$(BASE): $(RUN)/coarse.pt $(RUN)/stem.pt
+	@echo "== the image tower goes on with both, with 224 pixels"
+	@$(LAUNCH) benchmarks.checkpoint.base $(TRAINED) --split $(OF) --weights $(RUN)/coarse.pt --stem $(RUN)/stem.pt --epochs 5 -o $@
 
 checkpoint: $(PHANTOM) $(BASE)
 	@echo "== then tuned on reports, with LRCLR's loss and with the global loss alone"

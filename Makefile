@@ -220,7 +220,7 @@ $(RUN)/stem.pt: $(TRAINED)
 
 $(BASE): $(RUN)/coarse.pt $(RUN)/stem.pt
 	@echo "== the image tower goes on with both, with 224 pixels"
-	@$(LAUNCH) benchmarks.checkpoint.base $(TRAINED) --split $(OF) --weights $(RUN)/coarse.pt --stem $(RUN)/stem.pt --epochs 5 -o $@
+	@$(LAUNCH) benchmarks.checkpoint.base $(TRAINED) --split $(OF) --weights $(RUN)/coarse.pt --stem $(RUN)/stem.pt --epochs 4 -o $@
 
 checkpoint: $(PHANTOM) $(BASE)
 	@echo "== then tuned on reports, with LRCLR's loss and with the global loss alone"

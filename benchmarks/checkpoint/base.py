@@ -17,7 +17,7 @@ A run that starts from the weights of another one has no first part: its rate fa
 ::
 
     python -m benchmarks.checkpoint.base build/phantom/manifest.csv --pixels 112 -o build/machines-1/coarse.pt
-    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --epochs 5 \
+    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --epochs 4 \
         --weights build/machines-1/coarse.pt --stem build/machines-2/stem.pt -o build/machines-2/base.pt
 
 The same command continues a run that was stopped.
@@ -77,7 +77,7 @@ class Reader(nn.Module):
 
     def __init__(self, model: LrclrModel) -> None:
         super().__init__()
-        self.tower = model.vision_model
+        self.tower = model.vision_model.to(memory_format=torch.channels_last)  # convolutions are faster in it
         width = model.config.vision_config.hidden_size
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(FINDINGS) * CELLS**2)
         self.cls_norm, self.cls_head = nn.LayerNorm(width), nn.Linear(width, len(FINDINGS))
@@ -112,7 +112,7 @@ class Reader(nn.Module):
             pixel_values: ``[B, 3, S, S]``.
             kept: ``[B, N]`` int64, numbers of the patches that the blocks read; None for all 196.
         """
-        hidden = self.tower.embed(pixel_values)
+        hidden = self.tower.embed(pixel_values.to(memory_format=torch.channels_last))
         if kept is not None:
             hidden = torch.cat([hidden[:, :1], hidden[:, 1:].take_along_dim(kept[:, :, None], 1)], 1)
         for layer in self.tower.blocks:

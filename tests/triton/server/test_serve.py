@@ -201,6 +201,34 @@ def test_a_wrong_call_is_an_error_with_a_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "#!/bin/sh\nseq 100\necho 'libdcgm.so.4: cannot open shared object file' >&2\nexit 127\n",
+            "exit code 127: its last output is: 97 | 98 | 99 | 100 | libdcgm.so.4: cannot open shared object file.",
+        ),
+        ("#!/bin/sh\nexit 3\n", "exit code 3: it printed nothing."),
+        # A message of Triton's log says more than the last lines.
+        (
+            "#!/bin/sh\necho 'E1127 13:58:13.9 1 server.cc:241] \"no memory\"'\necho more\nexit 1\n",
+            "exit code 1: no memory",
+        ),
+        ("no program\n", "server cannot be run: Exec format error."),
+    ],
+)
+def test_a_program_that_ends_at_once_is_quoted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], script: str, said: str
+) -> None:
+    program = tmp_path / "server"
+    program.write_text(script)
+    program.chmod(0o755)
+    assert main(["serve", str(folder), "--server", str(program), *ANY_PORTS]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert said in error
+    assert (f"Check that {program} is Triton's server" in error) == ("last output" in said or "nothing" in said)
+
+
 def test_it_can_be_ended_while_it_starts(serve: type[Served], folder: Path) -> None:
     served = serve(folder, *ANY_PORTS, "--instances", 2)
     bundles.wait_until(lambda: servers_in(served.temporary) != [], served.process)

@@ -322,6 +322,9 @@ def test_tls(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         asked = ["--server", f"localhost:{port}", "--tls-root", str(cert)]
         assert main(["predict", str(sample_paths()[0]), *asked]) == 0
         assert main(["probe", f"localhost:{port}", *asked[2:]]) == 0
+        # The certificate does not hold the address.
+        assert main(["probe", f"127.0.0.1:{port}", "--timeout", "3", *asked[2:]]) == 1
+        assert main(["probe", f"127.0.0.1:{port}", *asked[2:], "--tls-name", "localhost"]) == 0
         plain = ClientOptions(timeout=2, retries=1)
         with Client(f"localhost:{port}", plain) as client, pytest.raises(ServerUnavailableError):
             client.predict(sample_paths()[:1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -91,14 +92,19 @@ def shared_memory(owner: int) -> set[str]:
     return {path.name for path in Path("/dev/shm").glob(f"*lrclr_{owner}_*")}
 
 
+def read_command(file: Path) -> str:
+    """The command line of a process; "" if it has ended."""
+    try:
+        return file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def servers_in(folder: Path) -> list[str]:
     """Processes of a server or backend whose command line names the folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
+        command = read_command(process)
         if str(folder) in command and "triton" in command:
             found.append(command)
     return found
@@ -144,6 +150,24 @@ def test_a_full_disk_behind_the_log_stops_no_answer(serve: type[Served], folder:
     assert served.process.poll() is None
     assert served.end(signal.SIGTERM) == 0
     assert servers_in(served.temporary) == []
+
+
+@pytest.mark.slow
+def test_a_dead_process_is_found_before_the_next_check(serve: type[Served], folder: Path) -> None:
+    """Its graph has no other process, so that all requests fail until the models are loaded again."""
+    served = serve(folder, *ANY_PORTS, "--instances", 1, "--health-every", "3600", "--verbose")
+    with Client(served.grpc(), ClientOptions(timeout=10, retries=0)) as client:
+        assert len(client.predict(sample_paths()[:1])) == 1
+        victims = [
+            int(process.parent.name)
+            for process in Path("/proc").glob("[0-9]*/cmdline")
+            if str(served.temporary) in (command := read_command(process)) and "/image_encoder/" in command
+        ]
+        for process in victims:
+            os.kill(process, signal.SIGKILL)
+        assert victims
+        bundles.wait_until(lambda: "mended" in served.err.read_text(), served.process)
+        assert len(client.predict(sample_paths()[:1])) == 1
 
 
 @pytest.mark.slow

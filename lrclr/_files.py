@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import re
@@ -14,7 +15,7 @@ import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from lrclr._signals import stop_signals_raise
 from lrclr.errors import LrclrError, UsageError
@@ -25,6 +26,8 @@ _WRITE_FAILURES = frozenset(
 )
 # NumPy's ``ndarray.tofile`` raises an OSError without a number, whose text this is: the second of strided arrays.
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|problem writing element \d+ to file")
+# Suffix of a file beside the new folder of `replace_directory`. It is locked while the process that writes is running.
+_LOCK: Final = ".lock"
 
 
 def os_reason(error: OSError) -> str:
@@ -106,7 +109,8 @@ def link_tree(source: Path, target: Path) -> None:
 def replace_directory(target: Path, *, expected: Collection[str], overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder that replaces `target` when the block ends without an error.
 
-    Until then, `target` is unchanged. After an error, an interrupt or a SIGTERM, the new folder is removed.
+    Until then, `target` is unchanged. After an error, an interrupt or a SIGTERM, the new folder is removed. What
+    killed processes left beside `target` is removed first, if the file system has locks.
     If two processes write to the same target, the first to finish succeeds, and the other gets an error.
     All files and folders get the permissions that the umask gives to new ones.
 
@@ -121,12 +125,16 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would replace what a link points to
     staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    with stop_signals_raise():
+    with stop_signals_raise(), contextlib.ExitStack() as stack:
         try:
             with _write_errors(target):
                 check_replaceable(target, expected, overwrite=overwrite)
                 before = _state(target)
                 target.parent.mkdir(parents=True, exist_ok=True)
+                # Another process must not look for leftovers between the creation of the file and its lock.
+                with _exclusive_lock(target.parent):
+                    _remove_leftovers(target)
+                    stack.enter_context(_locked_file(staging.with_suffix(_LOCK)))
                 staging.mkdir()
             with _write_errors(target, only=_WRITE_FAILURES):
                 yield staging
@@ -143,6 +151,34 @@ def replace_directory(target: Path, *, expected: Collection[str], overwrite: boo
                     _take_place(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked_file(path: Path) -> Iterator[None]:
+    """Keep a new file locked in a block. The system releases the lock when the process ends, however it ends."""
+    with path.open("xb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            # Without its lock, the file would look like that of a process that has ended.
+            path.unlink()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the folders beside `target` that processes left when they were killed: those whose file is not locked."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}{_LOCK}"):
+        # An error: the process is running, or the folder belongs to another account.
+        with contextlib.suppress(OSError), path.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder = path.with_suffix(".partial")
+            if folder.exists():
+                shutil.rmtree(folder)
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import signal
@@ -127,10 +129,9 @@ def test_an_error_leaves_the_old_folder(target: Path, error: type[BaseException]
     assert contents(target.parent) == OLD
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_sigterm_leaves_no_temporary_files(tmp_path: Path, *, exists: bool) -> None:
-    if exists:
-        write(tmp_path / "target", "old")
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has begun to write the folder and goes on until it is stopped."""
     code = """
         import sys, time
         from pathlib import Path
@@ -140,17 +141,69 @@ def test_sigterm_leaves_no_temporary_files(tmp_path: Path, *, exists: bool) -> N
             print("ready", flush=True)
             time.sleep(60)
     """
-    child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "target")], stdout=subprocess.PIPE, text=True
-    )
-    with child:
+    command = [sys.executable, "-c", textwrap.dedent(code), str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
-        assert any(path.name.endswith(".partial") for path in tmp_path.iterdir())
+        yield child
+        child.kill()
+
+
+def partial_folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith(".partial"))
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_sigterm_leaves_no_temporary_files(tmp_path: Path, *, exists: bool) -> None:
+    if exists:
+        write(tmp_path / "target", "old")
+    with writing(tmp_path / "target") as child:
+        assert partial_folders(tmp_path)
         child.send_signal(signal.SIGTERM)
         assert child.wait() == 128 + signal.SIGTERM
     assert contents(tmp_path) == (OLD if exists else {})
     assert [path.name for path in tmp_path.iterdir()] == (["target"] if exists else [])
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(target: Path) -> None:
+    folder = target.parent
+    # Of other targets, and of none: they are not looked at.
+    others = [
+        ".target.partial",
+        ".target.more.01234567.partial",
+        ".targets.01234567.partial",
+        ".target.01234567.partial",
+    ]
+    for name in others:
+        (folder / name).mkdir()
+    with writing(target) as killed, writing(target):
+        killed.kill()
+        killed.wait()
+        left = partial_folders(folder)
+        assert len(left) == len(others) + 2
+        write(target, "new")
+        # That of the running process remains.
+        assert len(set(left) - set(partial_folders(folder))) == 1
+        assert {*others} < {*partial_folders(folder)}
+    write(target, "newer")
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*others, "target"])
+
+
+def test_without_locks_nothing_is_removed(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def give_up() -> None:
+        with replace_directory(target, expected=NAMES, overwrite=True):
+            raise KeyError
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with replace_directory(target, expected=NAMES, overwrite=True) as staging:
+        (staging / "a.txt").write_text("slower")
+        monkeypatch.undo()
+        with pytest.raises(KeyError):
+            give_up()
+    assert contents(target.parent) == {"target/a.txt": "slower"}
 
 
 def test_the_handler_of_sigterm_is_restored(target: Path) -> None:

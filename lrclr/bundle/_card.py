@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lrclr._markdown import clean, in_markdown
 from lrclr.card import FIELDS, MARK, SECTIONS
+from lrclr.preprocessing import PreprocessSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -145,7 +146,7 @@ def _facts(manifest: Manifest, card: ModelCard) -> list[tuple[str, str]]:
         **_members(manifest),
         "Original weights": checkpoint.get("origin", "not recorded"),
         "Family": manifest.model.get("family", "clip"),
-        "Input": f"{size} × {size} pixels, {spec['kind']} preprocessing",
+        "Input": f"{size} × {size} pixels, {PreprocessSpec.from_dict(spec).name} preprocessing",
         "Regions": f"{regions} patches of {manifest.model['vision_config']['patch_size']} × "
         f"{manifest.model['vision_config']['patch_size']} pixels",
         "Fusion head": head if scoring["fusion_trained"] else "not trained: scores use the global score alone",

@@ -41,6 +41,16 @@ def siglip_tokenizer(folder: Path, context: int, clean: str | None = None) -> Cl
     return ClipTokenizer(data, source=str(folder), context_length=context, has_bos=False, pad_id=pad, fixed_length=True)
 
 
+def siglip_cleaning(folder: Path, clean: str | None = None) -> tuple[Any, ...]:
+    """The cleaning of `siglip_tokenizer`, from the same arguments.
+
+    SigLIP 2 was trained on texts in lower case, which not every checkpoint's file says.
+    """
+    if clean is not None:
+        return KINDS[clean]
+    return CANONICAL if (folder / PIECES).is_file() else (normalizers.Lowercase(),)
+
+
 def _from_pieces(folder: Path, clean: str | None) -> tuple[bytes, int]:
     """As ``SiglipTokenizer`` of transformers reads a text, or open_clip with its kind of cleaning."""
     file = folder / PIECES
@@ -59,7 +69,7 @@ def _from_pieces(folder: Path, clean: str | None) -> tuple[bytes, int]:
         made = Tokenizer(
             Unigram(pieces, unk_id=model.trainer_spec.unk_id, byte_fallback=model.trainer_spec.byte_fallback)
         )
-        cleaning: list[Any] = [*(KINDS[clean] if clean else CANONICAL)]
+        cleaning = [*siglip_cleaning(folder, clean)]
         if model.normalizer_spec.precompiled_charsmap:
             cleaning.append(normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))
         made.normalizer = normalizers.Sequence([*cleaning, normalizers.Replace(Regex(" {2,}"), " ")])
@@ -70,10 +80,7 @@ def _from_pieces(folder: Path, clean: str | None) -> tuple[bytes, int]:
 
 
 def _from_json(folder: Path, clean: str | None) -> tuple[bytes, int]:
-    """A ``tokenizer.json`` with the cleaning that its texts need.
-
-    SigLIP 2 was trained on texts in lower case, which not every checkpoint's file says; no marker begins a text.
-    """
+    """A ``tokenizer.json`` with the cleaning that its texts need; no marker begins a text."""
     file = folder / TOKENIZER
     raw = read_json(file)
     is_gemma = (raw.get("model") or {}).get("type") == "BPE"
@@ -84,7 +91,7 @@ def _from_json(folder: Path, clean: str | None) -> tuple[bytes, int]:
             fix=f"Put {PIECES} of the original checkpoint there.",
         )
     try:
-        made = cleaned(Tokenizer.from_str(json.dumps(raw)), KINDS[clean] if clean else (normalizers.Lowercase(),))
+        made = cleaned(Tokenizer.from_str(json.dumps(raw)), siglip_cleaning(folder, clean))
         settings = _settings(folder)
         end = settings.get("eos_token", "<eos>" if is_gemma else "</s>")
         return _ended(made, end), _number(made, settings.get("pad_token", "<pad>" if is_gemma else end))

@@ -204,7 +204,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one parameter an option
     vision = checkpoint.config.vision_config
     note(
         f"{folder}: {checkpoint.source}, patches of {vision.patch_size} in {vision.image_size} pixels, "
-        f"{vision.num_hidden_layers} layers, {vision.hidden_act}, {checkpoint.preprocess.kind} preprocessing"
+        f"{vision.num_hidden_layers} layers, {vision.hidden_act}, {checkpoint.preprocess.name} preprocessing"
     )
     note_assumed(checkpoint.assumed)
     note_card(checkpoint.card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -72,7 +73,7 @@ def dataset(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError(f"{output} already exists", fix="Choose another name, or add --overwrite.")
     given_tables = [*sources, *(file for file in (labels, splits, metadata) if file is not None)]
     check_not_input(output, [file for path in given_tables for file in (path, *(path / name for name in TABLES))])
-    with console_progress() as progress:
+    with console_progress() as progress, ExitStack() as until_written:
         progress.task(f"read {', '.join(str(source) for source in sources)}")
         if kind == "mimic-cxr":
             from lrclr.datasets._mimic import import_mimic_cxr
@@ -95,9 +96,14 @@ def dataset(  # noqa: PLR0913, PLR0917 - one parameter an option
         else:
             from lrclr.datasets._chexlocalize import import_chexlocalize
 
-            imported = import_chexlocalize(
-                sources, _needed(images, kind, "images"), _needed(masks, kind, "masks"),
-                all_views=all_views, overwrite=overwrite, skip_bad_rows=skip_bad_rows,
+            folder = _needed(masks, kind, "masks")
+            if folder.resolve() in output.resolve().parents:
+                raise UsageError(f"{output} is inside the folder of the masks", fix="Choose a place outside of it.")
+            imported = until_written.enter_context(
+                import_chexlocalize(
+                    sources, _needed(images, kind, "images"), folder,
+                    all_views=all_views, overwrite=overwrite, skip_bad_rows=skip_bad_rows,
+                )
             )  # fmt: skip
         if not skip_bad_rows:
             raise_bad_rows(

@@ -11,6 +11,7 @@ from lrclr.cli._console import complain, note
 from lrclr.errors import LrclrError, UsageError
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Mapping
 
     from lrclr.dicom_results import Kind, ResultModel
@@ -60,8 +61,9 @@ class DicomOutput:
                 complain(f"{result.path}: {error}")
 
     def tell(self) -> None:
-        """Print where the results are."""
+        """Print what was left out of the results, and where they are."""
         if self._results is not None:
+            tell_remarks(self._results.remarks)
             tell_folders(self._results.folders)
 
     def check(self, images: int) -> None:
@@ -69,6 +71,12 @@ class DicomOutput:
         if self._results is not None and (refused := self._results.refused):
             kind = UsageError if all(isinstance(error, UsageError) for error in refused) else LrclrError
             raise kind(f"{len(refused)} DICOM results of {images} images are missing", why="see above")
+
+
+def tell_remarks(remarks: Counter[str]) -> None:
+    """Print what was left out of results, and of how many images."""
+    for remark, count in remarks.most_common():
+        note(f"results of {count} {'image' if count == 1 else 'images'}: {remark}")
 
 
 def tell_folders(folders: Mapping[Kind, Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -29,7 +28,8 @@ def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
         list[Path] | None, typer.Argument(help="Image files, or folders of images: PNG, JPEG, TIFF, DICOM.")
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option("--texts", help="Text file (UTF-8), one text a line, instead of images.")
+        Path | None,
+        typer.Option("--texts", help="Text file (UTF-8) instead of images. Row N of the result is the text of line N."),
     ] = None,
     bundle: Annotated[
         Path, typer.Option("-b", "--bundle", help="Folder of the bundle; or a checkpoint, which needs torch.")
@@ -49,8 +49,8 @@ def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Embeddings have unit length: the product of two is their cosine. The file's metadata name the model.
 
-    An image that cannot be read, or a text that is too long, has a row with the reason, and the exit code is 1. With
-    exit code 1 for another reason, 2, 130 or 143, the file is not written.
+    An image that cannot be read, or a text that is empty or too long, has a row with the reason, and the exit code is
+    1. With exit code 1 for another reason, 2, 130 or 143, the file is not written.
     """
     if bool(images) == (texts is not None):
         raise UsageError("give either images or --texts FILE")
@@ -60,7 +60,7 @@ def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
     from lrclr.images import describe_passed_over, find_images
 
     options = EmbedOptions(cast("Any", dtype), regions, frame, exact, batch_size)
-    lines = list(_lines(texts)) if texts is not None else []
+    lines = _lines(texts) if texts is not None else []
     check_not_input(output, [texts] if texts is not None else [])
     found = find_images(images or [])
     classifier = open_model(bundle, engine=engine, provider=provider, threads=threads)
@@ -84,22 +84,21 @@ def embed(  # noqa: PLR0913, PLR0917 - one parameter an option
         )
 
 
-def _lines(file: Path) -> Iterator[str]:
-    """The texts of a file, without empty lines.
+def _lines(file: Path) -> list[str]:
+    """The lines of a file, also empty ones except at its end.
 
     Raises:
         UsageError: the file cannot be read, is not UTF-8, or holds no text.
     """
-    empty = True
     try:
         with file.open(encoding="utf-8-sig") as stream:
-            for line in stream:
-                if text := line.strip():
-                    empty = False
-                    yield text
+            lines = [line.strip() for line in stream]
     except OSError as error:
         raise UsageError(f"{file} cannot be read", why=error.strerror) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not UTF-8 text") from error
-    if empty:
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
         raise UsageError(f"{file} holds no text", fix="Write one text a line.")
+    return lines

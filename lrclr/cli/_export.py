@@ -251,7 +251,7 @@ def _report(output: Path, bundle: Bundle, *, measured: bool) -> None:
         lead = manifest.ensemble["regions_from"]
         note(f"members: {', '.join(manifest.member_names)}; regions, scores and heat maps are those of {lead}")
     origin = f"{manifest.checkpoint['origin']}, " if "origin" in manifest.checkpoint else ""
-    note(f"checkpoint: {origin}{manifest.checkpoint['source']}; {bundle.preprocess.kind} preprocessing")
+    note(f"checkpoint: {origin}{manifest.checkpoint['source']}; {bundle.preprocess.name} preprocessing")
     if not manifest.scoring["fusion_trained"]:
         note("the fusion head is not trained: scores use alpha = 0, the global score alone")
     note(RESEARCH_ONLY)

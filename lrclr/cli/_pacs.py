@@ -162,6 +162,7 @@ class Pacs:
         for reasons, what in ((summary.refused, "no results"), (summary.failed, "results are missing for now")):
             for reason, count in reasons.most_common(5):
                 note(f"{what}: {count} × {reason}")
+        _dicom_results.tell_remarks(summary.remarks)
         _dicom_results.tell_folders(self.folders)
         return summary
 

@@ -9,7 +9,7 @@ import typer
 
 from lrclr.cli._console import TlsRoot, out
 from lrclr.contract import MODEL
-from lrclr.errors import ServerError, ServerUnavailableError
+from lrclr.errors import ServerError, ServerUnavailableError, UsageError
 
 
 def probe(
@@ -28,6 +28,12 @@ def probe(
         str, typer.Option("--model-name", help="Name of its model: PREFIXlrclr for a bundle with --name-prefix PREFIX.")
     ] = MODEL,
     tls_root: TlsRoot = None,
+    tls_name: Annotated[
+        str | None,
+        typer.Option(
+            "--tls-name", help="Name in the server's certificate, if it is not HOST. Needs --tls-root.", metavar="NAME"
+        ),
+    ] = None,
 ) -> None:
     """Send a sample radiograph to a server and check the answer. A server can report ready and still not answer.
 
@@ -41,10 +47,13 @@ def probe(
 
     if expect is not None:
         require_digest(expect)
+    if tls_name is not None and tls_root is None:
+        raise UsageError("--tls-name needs --tls-root")
+    options = ClientOptions(timeout=timeout, retries=0, tls_root=tls_root, tls_name=tls_name, model=model_name)
     smallest = min(sample_paths(), key=lambda path: path.stat().st_size)
     began = time.perf_counter()
     try:
-        with Client(address, ClientOptions(timeout=timeout, retries=0, tls_root=tls_root, model=model_name)) as client:
+        with Client(address, options) as client:
             reply = client.ask([smallest])
     except ServerUnavailableError as error:
         if not busy_ok or error.retry_after is None:

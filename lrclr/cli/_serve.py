@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _TERMINATED = 143
 _TICK = 0.25  # seconds between two looks at signals
+_LOOK = 1.0  # seconds between two looks at the processes of the models
 _LONGEST_CHECK = 86_400  # seconds
 
 
@@ -115,12 +116,16 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 def _watch(triton: TritonServer, signals: _Signals, health_every: float) -> None:
     """Check a server regularly until a signal ends it."""
-    checked = time.monotonic()
+    checked = looked = time.monotonic()
     while True:
         triton.wait(_TICK)
         if signals.take_reload():
             _reload(triton)
-        if time.monotonic() - checked >= health_every:
+        due = time.monotonic() - checked >= health_every
+        if not due and time.monotonic() - looked >= _LOOK:
+            due = triton.has_lost_process()
+            looked = time.monotonic()
+        if due:
             triton.check()
             checked = time.monotonic()
 

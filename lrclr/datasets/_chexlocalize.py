@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ _SPLITS: Final = {"val": ("validation", ("valid", "val")), "test": ("test", ("te
 _RENAMED: Final = {"Airspace Opacity": "Lung Opacity"}
 
 
+@contextmanager
 def import_chexlocalize(
     sources: Sequence[Path],
     images: Path,
@@ -36,8 +38,11 @@ def import_chexlocalize(
     all_views: bool = False,
     overwrite: bool = False,
     skip_bad_rows: bool = False,
-) -> Imported:
+) -> Iterator[Imported]:
     """Rows of CheXlocalize: one an image, with a mask for each finding. A finding with an empty mask is absent.
+
+    The folder of masks appears when the block ends without an error, so that it does not appear without the dataset
+    that is written in the block.
 
     Args:
         sources: ``gt_segmentations_val.json`` or ``gt_segmentations_test.json``; the name gives the split.
@@ -79,8 +84,8 @@ def import_chexlocalize(
                 rows.append(Row(number, file, None, labels, split, match[1], masks=located))
         if not skip_bad_rows:
             raise_bad_rows(", ".join(str(source) for source in sources), problems, len(rows), fix=SKIP)
-    notes = [f"{laterals} lateral images left out"] if laterals else []
-    return Imported(rows, tuple(findings), problems, notes)
+        notes = [f"{laterals} lateral images left out"] if laterals else []
+        yield Imported(rows, tuple(findings), problems, notes)
 
 
 def _read(source: Path) -> dict[str, Any]:

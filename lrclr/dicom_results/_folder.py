@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -34,12 +35,14 @@ class ResultFolders:
         folders: the folder for each kind of result.
         written: objects.
         refused: images that did not get all of their objects, and why.
+        remarks: what was left out of objects, and of how many images; see `DicomSource.remarks`.
     """
 
     builder: ResultBuilder
     folders: Mapping[Kind, Path]
     written: int = 0
     refused: list[ResultRefusedError] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.make(self.folders)
@@ -86,6 +89,7 @@ class ResultFolders:
         except ResultRefusedError as error:
             refused.append(error)
         else:
+            self.remarks.update(source.remarks)
             picture = read_image(data, frame=frame) if "sc" in self.folders else None
             for kind in self.folders:
                 try:

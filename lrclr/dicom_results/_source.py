@@ -156,7 +156,8 @@ def _cleaned(header: Any) -> tuple[Any, tuple[str, ...]]:
         value = _text(header, keyword)
         valid = value is not None and (not value or _CHECKS.get(keyword, _is_text)(value))
         if not valid and keyword in header:
-            remarks.append(f"{keyword} is not valid and is left {'empty' if keyword in _TYPE_2 else 'out'}")
+            wrong = "does not fit the character set of the file" if "\ufffd" in (value or "") else "is not valid"
+            remarks.append(f"{keyword} {wrong} and is left {'empty' if keyword in _TYPE_2 else 'out'}")
         if valid or keyword in _TYPE_2:
             setattr(clean, keyword, value if valid else "")
     for keyword in _DISPLAY:
@@ -194,7 +195,8 @@ def _number(header: Any, keyword: str) -> int | None:
 
 
 def _is_text(value: str) -> bool:
-    # pydicom puts U+FFFD in the place of bytes that have no meaning in the character set.
+    # pydicom puts U+FFFD in the place of bytes that have no meaning in the character set. Such a name or identifier
+    # would be that of another patient.
     return "\ufffd" not in value and all(each.isprintable() for each in value)
 
 

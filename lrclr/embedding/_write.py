@@ -74,7 +74,7 @@ def write_text_embeddings(
     *,
     on_row: Callable[[], None] = lambda: None,
 ) -> EmbedSummary:
-    """Write one row for each text: its embedding, or the reason why it has none, such as its length.
+    """Write one row for each text: its embedding, or the reason why it has none: it is empty or too long.
 
     Args:
         classifier: the model.
@@ -165,12 +165,18 @@ def _text_rows(classifier: ZeroShotClassifier, texts: Iterable[str], options: Em
 
 def _embedded_texts(classifier: ZeroShotClassifier, texts: Sequence[str], options: EmbedOptions) -> list[_Row]:
     try:
+        _refuse_empty(texts)
         made = classifier.embed_texts(texts).astype(options.dtype)
     except (FindingsError, NonFiniteError) as error:
         if len(texts) > 1:
             return [row for text in texts for row in _embedded_texts(classifier, [text], options)]
         return [{"text": texts[0], "status": FAILED, "error": type(error).__name__, "reason": str(error)}]
     return [{"text": text, "status": EMBEDDED, "text_embedding": row} for text, row in zip(texts, made, strict=True)]
+
+
+def _refuse_empty(texts: Sequence[str]) -> None:
+    if not all(text.strip() for text in texts):
+        raise FindingsError("the text is empty")
 
 
 def _write(

@@ -140,6 +140,7 @@ class Listener:
         self._threads: list[threading.Thread] = []
         self._failure: BaseException | None = None
         self._ignored: set[str] = set()  # classes of objects that are not kept
+        self._remarks: set[str] = set()  # remarks about results, each printed once
         self._taken: dict[str, set[int]] = {}  # destinations that have the results of an instance, by their numbers
 
     def __enter__(self) -> Self:
@@ -311,6 +312,10 @@ class Listener:
             )
         if source.is_own_result:
             return None
+        for remark in source.remarks:
+            if remark not in self._remarks:
+                self._remarks.add(remark)
+                self._on_event(f"results lack what is not valid in their image: {remark}")
         picture = read_image(content, limits=self.options.limits) if "sc" in self.options.kinds else None
         return {
             kind: (

@@ -57,6 +57,7 @@ class ScoredSummary:
         kept: images that have them from a run before.
         refused: reasons for which images have none, and how often, old ones and new.
         failed: reasons for which results were not taken or an image could not be read again; the next run tries again.
+        remarks: what was left out of the results that were made now, and of how many images; see `DicomSource.remarks`.
         only_other_formats: whether all that were refused are not DICOM files.
     """
 
@@ -64,6 +65,7 @@ class ScoredSummary:
     kept: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
     only_other_formats: bool = True
 
 
@@ -81,11 +83,13 @@ class _Outcome:
         uids: UIDs of the results, by kind.
         taken: names of the destinations that took them.
         error: why there are none, or why a destination did not take them.
+        remarks: what was left out of them.
     """
 
     uids: dict[Kind, str] = field(default_factory=dict)
     taken: tuple[str, ...] = ()
     error: LrclrError | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class ScoredResults:
@@ -248,6 +252,7 @@ class ScoredResults:
                 return
             if outcome.error is None:
                 self._summary.made += 1
+                self._summary.remarks.update(outcome.remarks)
             else:
                 self._summary.failed[outcome.error.why or outcome.error.what] += 1
             self._note(ledger, row, outcome.taken, outcome.uids)
@@ -299,7 +304,7 @@ class ScoredResults:
                 # The others get the results nevertheless.
                 failures.append(error)
         uids = {kind: uid for kind, (uid, _) in results.items()}
-        return _Outcome(uids, tuple(taken), failures[0] if failures else None)
+        return _Outcome(uids, tuple(taken), failures[0] if failures else None, source.remarks)
 
     def _content(self, item: Item) -> bytes:
         if self.source.remote is not None:

@@ -148,6 +148,11 @@ class PreprocessSpec:
         return cls("squash", image_size, HALF, HALF)
 
     @property
+    def name(self) -> str:
+        """Name of the recipe for users, as they give it with ``--preprocess``."""
+        return "siglip" if self.squash else self.kind
+
+    @property
     def squash(self) -> bool:
         """Whether the image is resized to a square, whatever its shape is."""
         return self.kind == "squash"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lrclr.datasets import PRESENT, UNCERTAIN, RowProblem, check_apart, check_columns
 from lrclr.errors import FindingsError, UsageError
-from lrclr.training._texts import whole_text
+from lrclr.training._texts import text_key, whole_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lrclr.datasets import ImageDataset, Row
     from lrclr.text import ClipTokenizer
+
+
+# From this share of rows with one text, most images of a batch are not negatives of each other.
+_MOSTLY_ONE_TEXT: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ def choose_rows(
         raise UsageError(f"{dataset.path} has no row to train on", why=why)
     if cut:
         notes.append(f"{cut} of {plural(len(kept), 'report')} are longer than the input of the text tower and are cut")
-    notes += _notes_on(kept)
+    notes += _notes_on(kept) + _notes_on_texts(texts)
     columns = validation.findings if validation is not None else dataset.findings
     return Corpus(
         train=tuple(kept),
@@ -145,6 +149,17 @@ def _notes_on(rows: Sequence[Row]) -> list[str]:
     if negative:
         notes.append(f"{negative} of {plural(len(labelled), 'labelled training row')} name no finding as present")
     return notes
+
+
+def _notes_on_texts(texts: Sequence[str]) -> list[str]:
+    """A warning if nearly all texts are equal, as the loss compares them."""
+    counts = Counter(map(text_key, texts))
+    most = max(counts.values())
+    if len(texts) == 1 or most < _MOSTLY_ONE_TEXT * len(texts):
+        return []
+    share = f"{len(counts) / len(texts):.1%} of the texts are distinct"
+    loss = "images with equal texts are not told apart, so that training learns little or nothing"
+    return [f"warning: {most} of {len(texts)} training rows have the same text, and {share}: {loss}"]
 
 
 def plural(count: int, noun: str) -> str:

@@ -35,7 +35,7 @@ STEPS: Final = "steps"
 PIXELS: Final = "pixels"
 OWN: Final = (SETTINGS, ENVIRONMENT, LOG, CURVES, CHECKPOINT, STEPS, PIXELS)
 # Left by a process that was killed during a save.
-_LEFTOVER: Final = re.compile(r"\..+\.(partial|old)")
+_LEFTOVER: Final = re.compile(r"\..+\.(partial|old|lock)")
 _PACKAGES: Final = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy", "pillow")
 _FIRST_COLUMNS: Final = ("step", "epoch", "loss", "global_loss", "local_loss", "eval_loss")
 

@@ -28,8 +28,8 @@ class WebOptions:
             that a web page of another site cannot ask.
         body_bytes: greatest body of a request. It is checked while the body arrives.
         all_bodies_bytes: greatest sum of the bodies of all requests at a time.
-        body_seconds: longest pause within a body, and before a request. A body that is slower than 16 KiB a second is
-            refused after this time.
+        body_seconds: longest pause within a body, before a request, and of a client that reads an answer. A body that
+            is slower than 16 KiB a second is refused after this time.
         images: greatest number of images in a request.
         texts: greatest number of prompts or texts in a request.
         running: requests that compute at a time; None for one per processor.

@@ -49,6 +49,9 @@ class WebServer:
                 why=error.strerror,
                 fix="Choose another port with --port; 0 for any free one.",
             ) from None
+        # A client that does not read its answer would keep the connection for ever: uvicorn has no limit for that. The
+        # system ends it (tcp(7)). Connections get this option from the socket that listens.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(options.body_seconds * 1000)))
         host = f"[{options.host}]" if family == socket.AF_INET6 else options.host
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         # Paths hold keys of images, so requests are not logged. A proxy's headers are not believed.

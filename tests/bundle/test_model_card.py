@@ -16,6 +16,7 @@ from lrclr.bundle import bundle_entries, model_card, write_manifest
 from lrclr.card import FIELDS, Metric, ModelCard
 from lrclr.checkpoints import load_checkpoint
 from lrclr.errors import BundleError
+from lrclr.preprocessing import PreprocessSpec
 from tests import bundles
 from tests.bundles import call
 from tests.kept_exports import exporting_once
@@ -91,6 +92,14 @@ def test_the_base_model_is_a_repository_of_the_hub(fp32_bundle: Path) -> None:
     assert base(ModelCard({"base_model": "me/mine"}), f"hf:openai/clip@{commit}") == "me/mine"
     assert base(ModelCard({"base_model": "our old one"}), "") is None
     assert base(ModelCard(), "hf:a/b\nlicense: mit") is None
+
+
+@pytest.mark.parametrize("name", ["clip", "chexzero", "siglip"])
+def test_a_preprocessing_has_the_name_of_its_option(fp32_bundle: Path, name: str) -> None:
+    bundle = Bundle(fp32_bundle)
+    recipe = getattr(PreprocessSpec, name)(bundle.preprocess.image_size)
+    card = model_card(replace(bundle.manifest, preprocess=recipe.to_dict()), bundle.findings, ModelCard())
+    assert f" pixels, {name} preprocessing |" in card
 
 
 TEXT = st.text(max_size=60) | st.sampled_from(

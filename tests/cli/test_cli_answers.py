@@ -152,6 +152,8 @@ def test_init_convert_export_verify(checkpoint_folder: Path, tmp_path: Path, cap
     assert "--overwrite" in capsys.readouterr().err
     # The graphs of these weights are in the cache of tests. torch's exporter would take ten seconds.
     shutil.copyfile(checkpoint_folder / "model.safetensors", tmp_path / "first" / "model.safetensors")
+    assert main(["convert", first, str(tmp_path / "third"), "--preprocess", "siglip"]) == 0
+    assert "siglip preprocessing" in capsys.readouterr().err
     assert main(["convert", first, second, "--preprocess", "clip"]) == 0
     assert "alpha = 0" in capsys.readouterr().err
     with exporting_once():

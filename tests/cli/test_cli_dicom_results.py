@@ -67,6 +67,28 @@ def test_a_header_without_a_study_uid_gets_no_report(bundle: Path, tmp_path: Pat
     assert "StudyInstanceUID is missing or not a UID" in captured.err
 
 
+def test_what_was_left_out_of_reports_is_printed(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    """By all commands that write results, without a value of the file."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(2):
+        # The name is in Latin 1, and the file says that its character set is UTF-8.
+        dataset = pydicom.dcmread(sample_paths("dicom")[number])
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        dataset.PatientName = "Mxller^Jxrgen"
+        file = images / f"{number}.dcm"
+        dataset.save_as(file)
+        file.write_bytes(file.read_bytes().replace(b"Mxller^Jxrgen", "Müller^Jürgen".encode("latin-1")))
+    expected = "results of 2 images: PatientName does not fit the character set of the file and is left empty"
+    for command in (["predict"], ["score", "-o", str(tmp_path / "scores")]):
+        assert main([*command, str(images), "-b", str(bundle), "--sr", str(tmp_path / command[0])]) == 0
+        captured = capsys.readouterr()
+        assert expected in captured.err
+        assert "ller" not in captured.err + captured.out
+        for file in (tmp_path / command[0]).iterdir():
+            assert not pydicom.dcmread(file).PatientName
+
+
 def test_a_missing_extra_is_named(
     bundle: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

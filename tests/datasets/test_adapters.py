@@ -27,7 +27,7 @@ from lrclr.datasets import row_mask
 from lrclr.datasets._cells import BadRowError
 from lrclr.datasets._chexlocalize import import_chexlocalize
 from lrclr.datasets._chexpert import import_chexpert
-from lrclr.datasets._imported import CHEXPERT_FINDINGS
+from lrclr.datasets._imported import CHEXPERT_FINDINGS, Imported
 from lrclr.datasets._mimic import import_mimic_cxr
 from lrclr.datasets._openi import OpeniReport, import_openi, openi_labels, read_openi_reports
 from lrclr.datasets._reports import choose_section, mimic_sections, without_underscores
@@ -355,6 +355,11 @@ def rle(mask: NDArray[np.bool_]) -> dict[str, object]:
     return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
 
 
+def import_segmentations(source: Path, images: Path, masks: Path, **options: bool) -> Imported:
+    with import_chexlocalize([source], images, masks, **options) as imported:
+        return imported
+
+
 def test_segmentations_of_chexlocalize_are_imported(tmp_path: Path, picture: Picture) -> None:
     picture("CheXpert/val/patient64541/study1/view1_frontal.jpg", (30, 40))
     picture("CheXpert/val/patient64542/study1/view1_frontal.jpg", (31, 40))
@@ -370,7 +375,7 @@ def test_segmentations_of_chexlocalize_are_imported(tmp_path: Path, picture: Pic
             "../../evil": entries,
         })
     )  # fmt: skip
-    imported = import_chexlocalize([source], tmp_path, tmp_path / "masks", skip_bad_rows=True)
+    imported = import_segmentations(source, tmp_path, tmp_path / "masks", skip_bad_rows=True)
     (row,) = imported.rows
     assert row.image == tmp_path / "CheXpert/val/patient64541/study1/view1_frontal.jpg"
     assert (row.split, row.patient, row.labels) == ("validation", "patient64541", {"Lung Opacity": 1, "Edema": 0})
@@ -385,13 +390,12 @@ def test_segmentations_of_chexlocalize_are_imported(tmp_path: Path, picture: Pic
     assert imported.notes == ["1 lateral images left out"]
     assert [path.name for path in tmp_path.rglob("*.png")] == ["Lung_Opacity.png"]
     with pytest.raises(UsageError, match="exists already"):
-        import_chexlocalize([source], tmp_path, tmp_path / "masks")
+        import_segmentations(source, tmp_path, tmp_path / "masks")
     with pytest.raises(LrclrError, match=r"3 of 4 rows of .* are bad: line 3: .*; line 4: .*; line 5: "):
-        import_chexlocalize([source], tmp_path, tmp_path / "strict")
+        import_segmentations(source, tmp_path, tmp_path / "strict")
     assert not (tmp_path / "strict").exists()
-    assert (
-        len(import_chexlocalize([source], tmp_path, tmp_path / "masks", overwrite=True, skip_bad_rows=True).rows) == 1
-    )
+    again = import_segmentations(source, tmp_path, tmp_path / "masks", overwrite=True, skip_bad_rows=True)
+    assert len(again.rows) == 1
 
 
 def test_invalid_segmentations_are_refused(tmp_path: Path) -> None:
@@ -399,7 +403,7 @@ def test_invalid_segmentations_are_refused(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", "[" * 100_000, "\xff"):
         source.write_bytes(text.encode("latin-1"))
         with pytest.raises(UsageError, match=r"is not JSON|holds no segmentations"):
-            import_chexlocalize([source], tmp_path, tmp_path / "masks")
+            import_segmentations(source, tmp_path, tmp_path / "masks")
     assert not (tmp_path / "masks").exists()
 
 
@@ -407,7 +411,7 @@ def test_mask_files_must_be_grey(tmp_path: Path, picture: Picture) -> None:
     picture("test/patient1/study1/view1_frontal.jpg", (30, 40))
     source = tmp_path / "gt_segmentations_test.json"
     source.write_text(json.dumps({"patient1_study1_view1_frontal": {"Edema": rle(np.ones((30, 40), np.bool_))}}))
-    (row,) = import_chexlocalize([source], tmp_path, tmp_path / "masks").rows
+    (row,) = import_segmentations(source, tmp_path, tmp_path / "masks").rows
     assert row.split == "test"
     with Image.open(row.masks["Edema"][0]) as image:
         assert (image.mode, image.size, image.getextrema()) == ("L", (40, 30), (255, 255))

@@ -97,6 +97,24 @@ def test_masks_are_written_with_the_dataset(tmp_path: Path, picture: Picture) ->
     assert row.masks == {"Edema": (tmp_path / "masks/patient1_study1_view1_frontal/Edema.png", None)}
 
 
+def test_masks_are_not_kept_without_the_dataset(tmp_path: Path, picture: Picture) -> None:
+    picture("test/patient1/study1/view1_frontal.jpg", (2, 3))
+    source = tmp_path / "gt_segmentations_test.json"
+    source.write_text(json.dumps({"patient1_study1_view1_frontal": {"Edema": {"size": [2, 3], "counts": [1, 5]}}}))
+    masks, out = tmp_path / "masks", tmp_path / "out.csv"
+    command = ["dataset", "chexlocalize", str(source), "--images", str(tmp_path), "--masks", str(masks), "-o"]
+    # The name of the partial file is longer, and too long for the file system.
+    unwritable = str(tmp_path / f"{'x' * 251}.csv")
+    assert main([*command, unwritable]) == 1
+    assert main([*command, str(masks / "out.csv")]) == 2
+    assert not masks.exists()
+    assert main([*command, str(out)]) == 0
+    # With --overwrite, the earlier masks remain after an error.
+    before = {path: path.stat().st_ino for path in masks.rglob("*")}
+    assert main([*command, unwritable, "--overwrite"]) == 1
+    assert {path: path.stat().st_ino for path in masks.rglob("*")} == before
+
+
 def test_the_former_name_of_the_command_works_with_a_note(chexpert: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["chexpert", str(chexpert), "--skip-bad-rows", "-o"]
     assert main(["dataset", *arguments, str(chexpert / "now.csv")]) == 0

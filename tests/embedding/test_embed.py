@@ -99,15 +99,19 @@ def test_a_bad_image_has_the_same_row_as_in_score(
 
 def test_texts_are_embedded(tmp_path: Path, fp32_bundle: Path, classifier: ZeroShotClassifier) -> None:
     texts = tmp_path / "texts.txt"
-    texts.write_text("\ufeffpleural effusion\n\n  no pleural effusion \n" + "fluid " * 200 + "\n", encoding="utf-8")
+    lines = ("\ufeffpleural effusion", "", "  no pleural effusion ", "fluid " * 200, "", "")
+    texts.write_text("\n".join(lines), encoding="utf-8")
     output = tmp_path / "t.parquet"
     assert main(["embed", "--texts", str(texts), "-b", str(fp32_bundle), "-o", str(output)]) == 1
     table = pq.read_table(output).to_pylist()
     expected = classifier.embed_texts(["pleural effusion", "no pleural effusion"])
-    assert [row["text"] for row in table[:2]] == ["pleural effusion", "no pleural effusion"]
-    np.testing.assert_allclose([row["text_embedding"] for row in table[:2]], expected, atol=1e-6)
-    assert (table[2]["status"], table[2]["error"], table[2]["text_embedding"]) == ("failed", "FindingsError", None)
-    assert "202 tokens" in table[2]["reason"]
+    # The number of a row is that of its line, so that an empty line has a row, too. Those at the end have none.
+    assert [row["text"] for row in table] == ["pleural effusion", "", "no pleural effusion", ("fluid " * 200).strip()]
+    np.testing.assert_allclose([table[place]["text_embedding"] for place in (0, 2)], expected, atol=1e-6)
+    for place, reason in ((1, "the text is empty"), (3, "202 tokens")):
+        row = table[place]
+        assert (row["status"], row["error"], row["text_embedding"]) == ("failed", "FindingsError", None)
+        assert reason in row["reason"]
 
 
 def test_a_checkpoint_gives_the_same_embeddings_as_its_bundle(

@@ -23,6 +23,8 @@ from lrclr.errors import CheckpointError, FindingsError
 from tests.families import networks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lrclr.text import ClipTokenizer
 
 CONTEXT = 4096
@@ -125,3 +127,45 @@ def test_a_cased_vocabulary_with_open_clips_cleaning(tmp_path: Path, clean: str,
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     read = bert_tokenizer(tmp_path, 64, 0, clean)
     assert (ids(read, "EDEMA") == ids(read, "edema")) is same
+
+
+def _siglip(folder: Path, _: pytest.MonkeyPatch) -> Path:
+    """Its own tokenizer is made from ``spiece.model``; the file of the caller is that one without its cleaning."""
+    networks.siglip_folder(folder)
+    raw = json.loads(load_checkpoint(folder).tokenizer.data)
+    raw["normalizer"] = None
+    file = folder / "uncleaned.json"
+    file.write_text(json.dumps(raw))
+    return file
+
+
+def _open_clip_siglip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    networks.open_clip_folder(folder, networks.open_clip_siglip(monkeypatch), networks.OPEN_CLIP_SIGLIP, {})
+    networks.write_t5(folder)
+    return folder / "tokenizer.json"
+
+
+def _biomedclip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from transformers import BertTokenizerFast
+
+    config = json.loads(json.dumps(networks.BIOMEDCLIP))
+    config["text_cfg"]["tokenizer_kwargs"] = {"clean": "canonicalize"}
+    networks.open_clip_folder(folder, networks.BiomedClip(monkeypatch), config, {})
+    networks.write_vocabulary(folder)
+    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder / "fast")
+    return folder / "fast" / "tokenizer.json"
+
+
+@pytest.mark.parametrize("write", [_siglip, _open_clip_siglip, _biomedclip])
+def test_a_tokenizer_of_the_caller_cleans_texts_as_that_of_the_folder_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, pytest.MonkeyPatch], Path]
+) -> None:
+    file = write(tmp_path / "network", monkeypatch)
+    heads = None if write is _siglip else (4, 4)
+    own = load_checkpoint(tmp_path / "network", heads=heads).tokenizer
+    given = load_checkpoint(tmp_path / "network", heads=heads, tokenizer=str(file))
+    given.save(tmp_path / "ours")
+    for tokenizer in (given.tokenizer, load_checkpoint(tmp_path / "ours").tokenizer):
+        for text in ("No Pleural_Effusion,  right-sided!", "edema", " NO edema. "):
+            assert ids(tokenizer, text) == ids(own, text)
+        assert ids(tokenizer, "no edema") == ids(tokenizer, " NO edema.")

@@ -400,7 +400,7 @@ def test_images_without_results_are_kept_with_the_reason(classifier: ZeroShotCla
     nameless = study(2, Modality="")
     own = study(3, Manufacturer="lrclr")
     with Listener(classifier, tmp_path, [kept], ANY_PORT, on_event=events.append) as listener:
-        assert send(listener.port, _broken(study(1)), nameless, own, study(4)) == [SUCCESS] * 4
+        assert send(listener.port, _broken(study(1)), nameless, own, study(4, PatientSex="X")) == [SUCCESS] * 4
         wait(lambda: kept.taken and listener.spool.counts() == {"waiting": 0, "outgoing": 0, "failed": 2})
     assert kept.answers() == {uid_of(study(4)): 1}
     reasons = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "failed").glob("*.json")}
@@ -410,7 +410,8 @@ def test_images_without_results_are_kept_with_the_reason(classifier: ZeroShotCla
     assert "Modality" in reasons[uid_of(nameless)]["reason"]
     assert reasons[uid_of(study(1))]["prediction"] is None
     assert len(list((tmp_path / "failed").glob("*.dcm"))) == 2
-    assert len(events) == 2
+    assert len(events) == 3
+    assert any("PatientSex is not valid and is left empty" in event for event in events)
     assert PATIENT not in str(events) + str(reasons)
 
 

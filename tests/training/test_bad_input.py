@@ -133,6 +133,28 @@ def test_an_unreadable_image_is_reported(
     assert "1 of 32 rows of the validation images are bad: line 42" in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("equal", "expected"),
+    [
+        (32, "warning: 32 of 32 training rows have the same text, and 3.1% of the texts are distinct"),
+        (30, "warning: 30 of 32 training rows have the same text, and 9.4% of the texts are distinct"),
+        (24, None),
+    ],
+)
+def test_equal_reports_give_a_warning(
+    run: Callable[..., tuple[int, str, str]], dataset: Dataset, equal: int, expected: str | None
+) -> None:
+    def change(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        # As the loss compares texts: case and white space make no difference.
+        text = "No acute disease." if number % 2 else "no  acute disease. "
+        return {**row, "report": text} if number < equal else row
+
+    # The batch is larger than the dataset, so that the run ends before its first step.
+    code, _, err = run(dataset(change), "--batch-size", "64")
+    assert code == 2
+    assert (expected in err) if expected else ("same text" not in err)
+
+
 @pytest.mark.slow
 def test_negative_reports_are_counted_and_used(run: Callable[..., tuple[int, str, str]], dataset: Dataset) -> None:
     negative = with_values(**{"Lung Opacity": 0, "Pneumothorax": 0})

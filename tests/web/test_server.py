@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import http.client
+import select
 import signal
 import socket
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -114,6 +116,35 @@ def test_slow_clients_do_not_block_connections(backend: BundleBackend) -> None:
             with socket.create_connection((address.hostname, address.port), timeout=60) as silent:
                 silent.sendall(sent)
                 assert silent.recv(100) == b""
+
+
+def test_a_client_that_does_not_read_is_disconnected(backend: BundleBackend) -> None:
+    sample = SAMPLES[0].path("dicom")
+    with WebServer(backend, WebOptions(port=0, body_seconds=0.3)) as server, socket.socket() as silent:
+        address = urlsplit(server.url)
+        # More answers than the system keeps for a small window.
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.connect((address.hostname, address.port))
+        silent.sendall(f"GET /samples/{sample.name} HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode() * 20)
+        # The system tells a client that it is disconnected when the client sends something.
+        closed = select.poll()
+        closed.register(silent, 0)
+        for _ in range(600):
+            if closed.poll(100):
+                break
+            silent.send(b"x")
+        else:
+            pytest.fail("the client is still connected")
+        # One that reads with pauses gets its answer.
+        with socket.create_connection((address.hostname, address.port), timeout=60) as reading:
+            reading.sendall(
+                f"GET /samples/{sample.name} HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n\r\n".encode()
+            )
+            answer = b""
+            while part := reading.recv(2**16):
+                answer += part
+                time.sleep(0.1)
+        assert answer.endswith(sample.read_bytes())
 
 
 def test_an_upload_of_a_closed_page_is_removed(backend: BundleBackend) -> None:

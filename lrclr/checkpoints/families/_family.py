@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrclr.checkpoints._beside import CONFIG, chosen_tokenizer
 from lrclr.checkpoints._checkpoint import Checkpoint, eval_model
+from lrclr.checkpoints._cleaning import cleaned_clip
 from lrclr.checkpoints._files import read_shards
 from lrclr.checkpoints._network import check_consistent, facts_from_options
 from lrclr.checkpoints._state import model_from_state
@@ -18,7 +19,7 @@ from lrclr.model import LrclrConfig
 from lrclr.text import FindingSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -93,12 +94,14 @@ class Parts:
         config: fields of `LrclrConfig`.
         state: tensors under `LrclrModel`'s names.
         tokenizer, preprocess: of the checkpoint.
+        cleaning: normalizers that `tokenizer` applies before its own, and any other tokenizer must, too.
     """
 
     config: dict[str, Any]
     state: dict[str, Tensor]
     tokenizer: ClipTokenizer
     preprocess: PreprocessSpec
+    cleaning: Sequence[Any] = ()
 
 
 def assembled(layout: Layout, folder: Path, files: list[Path], parts: Parts, options: ReadOptions) -> Checkpoint:
@@ -117,7 +120,8 @@ def assembled(layout: Layout, folder: Path, files: list[Path], parts: Parts, opt
     model = model_from_state(config, parts.state, folder, fusion_expected=False)
     tokenizer = parts.tokenizer
     if choice := options.get("tokenizer"):
-        tokenizer = chosen_tokenizer(choice, tokenizer.context_length, tokenizer.options) or tokenizer
+        chosen = chosen_tokenizer(choice, tokenizer.context_length, tokenizer.options)
+        tokenizer = cleaned_clip(chosen, parts.cleaning) if chosen is not None else tokenizer
     if tokenizer.vocab_size > config.text_config.vocab_size:
         raise CheckpointError(
             f"the tokenizer in {folder} is not that of its network",

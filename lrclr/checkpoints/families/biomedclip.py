@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lrclr.checkpoints._beside import OPEN_CLIP, open_clip_towers, preprocess_beside
-from lrclr.checkpoints._cleaning import cleaning_of
+from lrclr.checkpoints._cleaning import KINDS, cleaning_of
 from lrclr.checkpoints._weights import OPEN_CLIP_WEIGHTS
 from lrclr.checkpoints._wordpiece import bert_tokenizer
 from lrclr.checkpoints.families._bert import bert_config, renamed_bert
@@ -91,8 +91,9 @@ def _read(layout: Layout, folder: Path, raw: Mapping[str, Any], files: list[Path
     }
     recipe = None if options.get("preprocess") else preprocess_beside(folder)
     context = min(int(text.get("context_length", 77)), bert["max_position_embeddings"])
-    tokenizer = bert_tokenizer(folder, context, bert["pad_token_id"], cleaning_of(text, folder / OPEN_CLIP))
-    parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.clip(tower["image_size"]))
+    clean = cleaning_of(text, folder / OPEN_CLIP)
+    tokenizer = bert_tokenizer(folder, context, bert["pad_token_id"], clean)
+    parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.clip(tower["image_size"]), KINDS[clean])
     return assembled(layout, folder, files, parts, options)
 
 

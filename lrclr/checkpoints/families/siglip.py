@@ -16,7 +16,7 @@ from lrclr.checkpoints._beside import (
 )
 from lrclr.checkpoints._cleaning import cleaning_of
 from lrclr.checkpoints._openai import renamed as renamed_openai
-from lrclr.checkpoints._sentencepiece import siglip_tokenizer
+from lrclr.checkpoints._sentencepiece import siglip_cleaning, siglip_tokenizer
 from lrclr.checkpoints._weights import OPEN_CLIP_WEIGHTS, TRANSFORMERS_WEIGHTS
 from lrclr.checkpoints.families._family import (
     Family,
@@ -76,7 +76,8 @@ def _read_transformers(
         else transformers_recipe(folder)
     )
     tokenizer = siglip_tokenizer(folder, theirs.text_config.max_position_embeddings)
-    return assembled(layout, folder, files, Parts(config, state, tokenizer, recipe), options)
+    parts = Parts(config, state, tokenizer, recipe, siglip_cleaning(folder))
+    return assembled(layout, folder, files, parts, options)
 
 
 # open_clip.
@@ -139,8 +140,10 @@ def _read_open_clip(
         **model_scoring(named, folder),
     }
     recipe = None if options.get("preprocess") else preprocess_beside(folder)
-    tokenizer = siglip_tokenizer(folder, positions, cleaning_of(text, folder / OPEN_CLIP))
-    parts = Parts(config, named, tokenizer, recipe or PreprocessSpec.siglip(tower["image_size"]))
+    clean = cleaning_of(text, folder / OPEN_CLIP)
+    tokenizer = siglip_tokenizer(folder, positions, clean)
+    recipe = recipe or PreprocessSpec.siglip(tower["image_size"])
+    parts = Parts(config, named, tokenizer, recipe, siglip_cleaning(folder, clean))
     return assembled(layout, folder, files, parts, options)
 
 

@@ -34,6 +34,7 @@ class ClientOptions:
         max_message: largest size of a request or an answer, in bytes.
         tls: whether the server's gRPC port is encrypted.
         tls_root: PEM file with the certificates that verify the server's; by default those of the system.
+        tls_name: name in the server's certificate, if the server is asked by another name or by its IP address.
         model: name of the model that answers requests with files: ``PREFIXlrclr`` for a bundle that was exported with
             ``--name-prefix PREFIX``.
         shared_memory: send images through system shared memory. The server must run on this machine and allow it.
@@ -47,6 +48,7 @@ class ClientOptions:
     max_message: int = 2**31 - 1
     tls: bool = False
     tls_root: Path | None = None
+    tls_name: str | None = None
     shared_memory: bool = False
     model: str = MODEL
 
@@ -70,6 +72,9 @@ class ClientOptions:
             if not self.tls_root.is_file():
                 raise UsageError(f"the file {self.tls_root} does not exist")
 
+        if self.tls_name is not None and not (self.tls or self.tls_root is not None):
+            raise UsageError("a name in the certificate needs TLS", fix="Give tls_root or tls too.")
+
     @property
     def names(self) -> ModelNames:
         """Names of the bundle's models in the server."""
@@ -77,7 +82,7 @@ class ClientOptions:
 
     def connection(self, address: Address) -> dict[str, Any]:
         """Arguments of tritonclient's `InferenceServerClient`."""
-        channel: list[tuple[str, int]] = [
+        channel: list[tuple[str, int | str]] = [
             *address.channel_options,
             ("grpc.max_send_message_length", self.max_message),
             ("grpc.max_receive_message_length", self.max_message),
@@ -88,6 +93,8 @@ class ClientOptions:
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.http2.max_pings_without_data", 0),
             ]
+        if self.tls_name is not None:
+            channel.append(("grpc.ssl_target_name_override", self.tls_name))
         root = None if self.tls_root is None else str(self.tls_root)
         return {
             "url": address.target,

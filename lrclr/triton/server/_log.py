@@ -10,6 +10,9 @@ from typing import IO
 
 from lrclr.triton.protocol import LAST_ANSWER
 
+# Number of lines that an error quotes of a server's output, and the most characters of each.
+_LAST_LINES = 5
+_LINE_LENGTH = 200
 _GLOG = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?(.*)$")
 _LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "fatal"}
 _FAILED = re.compile(r"failed to load '([\w-]+)' version (\d+): (.*)")
@@ -45,12 +48,17 @@ class LogRelay:
         self.idle = Event()
         self._failures: dict[tuple[str, int], str] = {}
         self._errors: deque[str] = deque(maxlen=20)
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._thread = Thread(target=self._run, name="triton-log", daemon=True)
         self._thread.start()
 
     def reason(self) -> str | None:
         """The first error that the server logged, of the last twenty; None if there is none."""
         return self._errors[0] if self._errors else None
+
+    def last_lines(self) -> list[str]:
+        """The last lines of the output, shortened, whether or not they are messages of the log."""
+        return list(self._last_lines)
 
     def failure(self, model: str, version: int) -> str | None:
         """Why a version of a model could not be loaded; None if the server logged no such error."""
@@ -65,6 +73,8 @@ class LogRelay:
 
     def _run(self) -> None:
         for line in self._stream:
+            if line.strip():
+                self._last_lines.append(line.strip()[:_LINE_LENGTH])
             last = _LAST_ANSWER.match(line.rstrip())
             if last:
                 self.done.add(int(last[1]))

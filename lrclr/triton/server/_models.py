@@ -71,7 +71,7 @@ class ServedModels:
         """
         deadline = time.monotonic() + self._startup_timeout
         while True:
-            self._process.raise_if_ended()
+            self._process.raise_if_ended(at_start=True)
             try:
                 self.ask(timeout=max(0.1, min(PATIENCE, deadline - time.monotonic())))
             except ServerUnavailableError as error:

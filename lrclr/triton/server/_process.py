@@ -40,7 +40,7 @@ class ServerProcess:
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], claim: Claim, on_log: Callable[[str, str], None]
     ) -> None:
-        self._claim = claim
+        self._claim, self._program = claim, command[0]
         self._models: dict[int, tuple[str, int]] = {}
         # Ctrl-C in a terminal is sent to a whole process group. It is meant for this process, which stops the server in
         # order. So the guard makes a new group, and the server joins it.
@@ -65,6 +65,11 @@ class ServerProcess:
                 process_group=self._guard.pid,
                 pass_fds=[claim.descriptor],
             )
+        except OSError as error:
+            self._end_group()
+            raise ServerError(
+                f"{command[0]} cannot be run", why=error.strerror, fix="Give the path of tritonserver with --server."
+            ) from error
         except BaseException:
             self._end_group()
             raise
@@ -81,13 +86,24 @@ class ServerProcess:
         """Whether tritonserver has not ended."""
         return self._server.poll() is None
 
-    def raise_if_ended(self) -> None:
-        """Raise ServerError if tritonserver has ended."""
-        if not self.running:
-            # A child process that waits for its dead server keeps the log open.
-            kill_group(self._guard.pid)
-            self.log.close()
-            raise ServerError(f"the server ended with exit code {self._server.returncode}", why=self.log.reason())
+    def raise_if_ended(self, *, at_start: bool = False) -> None:
+        """Raise ServerError if tritonserver has ended.
+
+        Args:
+            at_start: whether the server has not answered yet. Its output then holds nothing of a request, and the error
+                quotes its last lines if it logged no error.
+        """
+        if self.running:
+            return
+        # A child process that waits for its dead server keeps the log open.
+        kill_group(self._guard.pid)
+        self.log.close()
+        why, fix = self.log.reason(), None
+        if why is None and at_start:
+            lines = self.log.last_lines()
+            why = f"its last output is: {' | '.join(lines)}" if lines else "it printed nothing"
+            fix = f"Check that {self._program} is Triton's server, and that it runs here: {self._program} --help"
+        raise ServerError(f"the server ended with exit code {self._server.returncode}", why=why, fix=fix)
 
     def wait(self, seconds: float) -> None:
         """Sleep, or less if tritonserver ends."""

@@ -68,6 +68,7 @@ class TritonServer:
         self._finished: dict[str, tuple[int, int]] | None = None
         self._silent_checks = 0
         self._failed_mendings = 0
+        self._steady = True
         self._answers = False
         self.model = self._names.classifier
         self.grpc = ""
@@ -139,7 +140,8 @@ class TritonServer:
         dead = models.dead()
         reason = f"a process of the model {dead[0]} has died" if dead else self._wrong(timeout)
         stalled = reason is None and self._silent_checks >= _SILENT_CHECKS
-        if reason is None and not stalled:
+        self._steady = reason is None and not stalled
+        if self._steady:
             return
         self._on_log("warning", f"{reason or 'no request finishes in the server'}: loading the models again")
         try:
@@ -153,6 +155,14 @@ class TritonServer:
                     f"the server could not be repaired in {_MENDING_TRIES} tries", why=str(error), fix="Start it again."
                 ) from error
             self._on_log("error", f"mending failed, and is tried again: {error}")
+
+    def has_lost_process(self) -> bool:
+        """Whether a process of a model has died since the last `check`, which is due then.
+
+        It sends no request. False if the last check found something wrong, so that models that die again and again are
+        not loaded more often than `check` is called for other reasons.
+        """
+        return self._steady and bool(self._models().dead())
 
     def mend(self) -> None:
         """Load every model again, in the same server: Triton does not start a process that died.

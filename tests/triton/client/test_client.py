@@ -258,6 +258,7 @@ def test_bytes_like_objects_are_sent() -> None:
         {"keep_alive": 1e9},
         {"backoff": float("nan")},
         {"tls_root": "nowhere.pem"},
+        {"tls_name": "localhost"},
     ],
 )
 def test_options_that_cannot_be_used_are_refused(options: dict[str, Any]) -> None:

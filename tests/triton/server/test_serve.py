@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -91,14 +92,19 @@ def shared_memory(owner: int) -> set[str]:
     return {path.name for path in Path("/dev/shm").glob(f"*lrclr_{owner}_*")}
 
 
+def read_command(file: Path) -> str:
+    """The command line of a process; "" if it has ended."""
+    try:
+        return file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def servers_in(folder: Path) -> list[str]:
     """Processes of a server or backend whose command line names the folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
+        command = read_command(process)
         if str(folder) in command and "triton" in command:
             found.append(command)
     return found
@@ -144,6 +150,24 @@ def test_a_full_disk_behind_the_log_stops_no_answer(serve: type[Served], folder:
     assert served.process.poll() is None
     assert served.end(signal.SIGTERM) == 0
     assert servers_in(served.temporary) == []
+
+
+@pytest.mark.slow
+def test_a_dead_process_is_found_before_the_next_check(serve: type[Served], folder: Path) -> None:
+    """Its graph has no other process, so that all requests fail until the models are loaded again."""
+    served = serve(folder, *ANY_PORTS, "--instances", 1, "--health-every", "3600", "--verbose")
+    with Client(served.grpc(), ClientOptions(timeout=10, retries=0)) as client:
+        assert len(client.predict(sample_paths()[:1])) == 1
+        victims = [
+            int(process.parent.name)
+            for process in Path("/proc").glob("[0-9]*/cmdline")
+            if str(served.temporary) in (command := read_command(process)) and "/image_encoder/" in command
+        ]
+        for process in victims:
+            os.kill(process, signal.SIGKILL)
+        assert victims
+        bundles.wait_until(lambda: "mended" in served.err.read_text(), served.process)
+        assert len(client.predict(sample_paths()[:1])) == 1
 
 
 @pytest.mark.slow
@@ -199,6 +223,34 @@ def test_a_wrong_call_is_an_error_with_a_line(
     assert errors.splitlines()[-1].startswith("error: ")
     assert said.format(**words) in errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "#!/bin/sh\nseq 100\necho 'libdcgm.so.4: cannot open shared object file' >&2\nexit 127\n",
+            "exit code 127: its last output is: 97 | 98 | 99 | 100 | libdcgm.so.4: cannot open shared object file.",
+        ),
+        ("#!/bin/sh\nexit 3\n", "exit code 3: it printed nothing."),
+        # A message of Triton's log says more than the last lines.
+        (
+            "#!/bin/sh\necho 'E1127 13:58:13.9 1 server.cc:241] \"no memory\"'\necho more\nexit 1\n",
+            "exit code 1: no memory",
+        ),
+        ("no program\n", "server cannot be run: Exec format error."),
+    ],
+)
+def test_a_program_that_ends_at_once_is_quoted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], script: str, said: str
+) -> None:
+    program = tmp_path / "server"
+    program.write_text(script)
+    program.chmod(0o755)
+    assert main(["serve", str(folder), "--server", str(program), *ANY_PORTS]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert said in error
+    assert (f"Check that {program} is Triton's server" in error) == ("last output" in said or "nothing" in said)
 
 
 def test_it_can_be_ended_while_it_starts(serve: type[Served], folder: Path) -> None:
@@ -294,6 +346,9 @@ def test_tls(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         asked = ["--server", f"localhost:{port}", "--tls-root", str(cert)]
         assert main(["predict", str(sample_paths()[0]), *asked]) == 0
         assert main(["probe", f"localhost:{port}", *asked[2:]]) == 0
+        # The certificate does not hold the address.
+        assert main(["probe", f"127.0.0.1:{port}", "--timeout", "3", *asked[2:]]) == 1
+        assert main(["probe", f"127.0.0.1:{port}", *asked[2:], "--tls-name", "localhost"]) == 0
         plain = ClientOptions(timeout=2, retries=1)
         with Client(f"localhost:{port}", plain) as client, pytest.raises(ServerUnavailableError):
             client.predict(sample_paths()[:1])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import inspect
 import io
 import logging
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -17,6 +19,8 @@ import torch
 from onnx_ir.passes.common import InlinePass
 from onnxscript import opset18
 from onnxscript.rewriter import _DEFAULT_REWRITE_RULES
+from torch._dynamo import config as tracing_config
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from lrclr.errors import ExportError, UsageError
 from lrclr_export.onnx.merged_products import merge_products
@@ -127,13 +131,16 @@ def _traced_once(spec: GraphSpec, opset: int) -> torch.onnx.ONNXProgram | None:
     The exporter first has operators replaced by simpler ones, and for that traces the whole network again, which takes
     as long as the rest. Here it does so only if it has no translation for an operator, or one changes its input.
     """
-    traced = torch.export.export(
-        spec.module.eval(),
-        tuple(spec.inputs.values()),
-        dynamic_shapes=_dynamic_shapes(spec),
-        # As the exporter does it, so that an axis may have the size 1.
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
+    axes = {axis for of_input in spec.dynamic.values() for axis in of_input.values()}
+    # torch keeps the shapes that operators give. With three dynamic axes, to keep them takes longer than it saves.
+    with tracing_config.patch(fake_tensor_cache_enabled=len(axes) < 3):
+        traced = torch.export.export(
+            spec.module.eval(),
+            tuple(spec.inputs.values()),
+            dynamic_shapes=_dynamic_shapes(spec),
+            # As the exporter does it, so that an axis may have the size 1.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
     if not any(_changes_its_input(node.target) for node in traced.graph.nodes):
         traced.run_decompositions = lambda _table: traced
         with contextlib.suppress(torch.onnx.errors.OnnxExporterError):
@@ -147,17 +154,42 @@ def _changes_its_input(target: object) -> bool:
 
 
 def _translated(traced: torch.export.ExportedProgram, spec: GraphSpec, opset: int) -> torch.onnx.ONNXProgram | None:
-    return torch.onnx.export(
-        traced,
-        dynamo=True,
-        opset_version=opset,
-        dynamic_shapes=_dynamic_shapes(spec),
-        input_names=list(spec.inputs),
-        output_names=list(spec.outputs),
-        custom_translation_table={torch.ops.aten.to.dtype: _cast, **TRANSLATIONS, **FP8_TRANSLATIONS},
-        optimize=True,
-        verify=False,
-    )
+    with _translations_read_once():
+        return torch.onnx.export(
+            traced,
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=_dynamic_shapes(spec),
+            input_names=list(spec.inputs),
+            output_names=list(spec.outputs),
+            custom_translation_table={torch.ops.aten.to.dtype: _cast, **TRANSLATIONS, **FP8_TRANSLATIONS},
+            optimize=True,
+            verify=False,
+        )
+
+
+@contextlib.contextmanager
+def _translations_read_once() -> Iterator[None]:
+    """Let the exporter read onnxscript's translations once in a process.
+
+    It reads them for each graph, and each time parses the source of hundreds of functions.
+    """
+    original = vars(ONNXRegistry)["from_torchlib"]
+    ONNXRegistry.from_torchlib = staticmethod(_translations)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
+
+
+_read_translations = cache(ONNXRegistry.from_torchlib)
+
+
+def _translations(opset_version: int) -> ONNXRegistry:
+    """A copy, to which the exporter adds the translations of one export."""
+    registry = copy.copy(_read_translations(opset_version))
+    registry.functions = {target: list(known) for target, known in registry.functions.items()}
+    return registry
 
 
 def _cast(value: Any, dtype: int, **_layout: object) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from lrclr.verification import GateResult, Tolerances, gate_images, raise_refuse
 from lrclr_export.onnx.activations import TOWERS, by_block, float32_parts, measured_activations
 from lrclr_export.onnx.blame import first_bad_layer
 from lrclr_export.onnx.graphs import graph_specs
-from lrclr_export.onnx.onnx_graph import SavedGraph, check_opset, typed_onnx_from_module
+from lrclr_export.onnx.onnx_graph import INLINED, check_opset, typed_onnx_from_module
 from lrclr_export.onnx.precision import (
     half_precision,
     precision_gate,
@@ -57,11 +58,13 @@ from lrclr_export.repository.triton_config import warmup_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from lrclr.checkpoints import Checkpoint
     from lrclr.model import LrclrModel
     from lrclr_export.onnx.activations import Float32Parts, Largest
+    from lrclr_export.onnx.onnx_graph import SavedGraph, TypedGraph
     from lrclr_export.progress import ProgressCallbacks
     from lrclr_export.quantize import Calibration
 
@@ -255,28 +258,39 @@ def _write_graphs(
     in_float32: Mapping[str, Float32Parts],
     progress: ProgressCallbacks,
 ) -> tuple[dict[str, GraphEntry], dict[str, SavedGraph], list[GateResult]]:
-    """Export the graphs one after the other, each into its folder.
+    """Export the graphs one after the other, each into its folder. A graph is written while the next one is traced.
 
     Returns:
         Their entries in the manifest, their files, and the gates of their scales.
     """
     entries: dict[str, GraphEntry] = {}
-    saved: dict[str, SavedGraph] = {}
+    writes: dict[str, Future[SavedGraph]] = {}
     scales = []
-    for spec in graph_specs(model):
-        progress.task(f"export {spec.name}")
-        with _less_garbage_collection():
-            graph = typed_onnx_from_module(spec, opset=options.opset)
-        folder = options.names.folder(options.names.of(spec.name))
-        (staging / folder).mkdir(parents=True)
-        saved[spec.name] = graph.save(staging / folder / "model.onnx")
-        without_functions = None
-        if options.inline and graph.model.functions:
-            without_functions = f"{folder}/{saved[spec.name].save_inlined().name}"
-        entries[spec.name] = graph_entry(graph, without_functions, largest.get(spec.name), in_float32.get(spec.name))
-        if options.precision in QUANTISED:
-            scales.append(scale_gate(spec.name, graph.model.graph, model))
-    return entries, saved, scales
+    with ThreadPoolExecutor(1, thread_name_prefix="lrclr-write") as writer:
+        for spec in graph_specs(model):
+            progress.task(f"export {spec.name}")
+            with _less_garbage_collection():
+                graph = typed_onnx_from_module(spec, opset=options.opset)
+            folder = options.names.folder(options.names.of(spec.name))
+            inlined = f"{folder}/{INLINED}" if options.inline and graph.model.functions else None
+            entries[spec.name] = graph_entry(graph, inlined, largest.get(spec.name), in_float32.get(spec.name))
+            if options.precision in QUANTISED:
+                scales.append(scale_gate(spec.name, graph.model.graph, model))
+            # One graph at most waits to be written, and an error of the last one ends the export.
+            for write in writes.values():
+                write.result()
+            # After all that reads the graph, since it is changed while it is written.
+            writes[spec.name] = writer.submit(_written, graph, staging / folder, inlined=inlined is not None)
+        progress.task("write the graphs")
+    return entries, {name: write.result() for name, write in writes.items()}, scales
+
+
+def _written(graph: TypedGraph, folder: Path, *, inlined: bool) -> SavedGraph:
+    folder.mkdir(parents=True)
+    saved = graph.save(folder / "model.onnx")
+    if inlined:
+        saved.save_inlined()
+    return saved
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +14,10 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from lrclr.checkpoints import init_checkpoint
+from lrclr_export.onnx import onnx_graph
 from lrclr_export.onnx.graphs import GraphSpec, graph_specs
 from lrclr_export.onnx.onnx_graph import typed_onnx_from_module
 
@@ -86,3 +90,29 @@ def test_the_fusion_head_is_traced_once_and_freed(second_traces: list[object]) -
     del model, graph
     gc.collect()
     assert weight() is None
+
+
+def test_translations_are_read_once_and_the_exporter_is_left_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    read = ONNXRegistry.from_torchlib
+
+    def recorded(opset_version: int) -> ONNXRegistry:
+        reads.append(opset_version)
+        return read(opset_version)
+
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(recorded))
+    before = vars(ONNXRegistry)["from_torchlib"]
+    spec = GraphSpec("small", Small(torch.square), {"x": torch.ones(2, 3)}, {}, ("y",))
+    first, second = (ir.to_proto(typed_onnx_from_module(spec, opset=20).model) for _ in range(2))
+    assert first.SerializeToString() == second.SerializeToString()
+    assert reads == []
+    assert vars(ONNXRegistry)["from_torchlib"] is before
+
+
+@pytest.mark.slow
+def test_torchs_cache_of_shapes_changes_no_byte_of_the_fusion_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = graph_specs(init_checkpoint("tiny").model)[-1]
+    without = ir.to_proto(typed_onnx_from_module(spec, opset=20).model).SerializeToString()
+    kept_by_torch = SimpleNamespace(patch=lambda **_: contextlib.nullcontext())
+    monkeypatch.setattr(onnx_graph, "tracing_config", kept_by_torch)
+    assert ir.to_proto(typed_onnx_from_module(spec, opset=20).model).SerializeToString() == without

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from benchmarks.gates import faults, graph_edit, output_faults
 from lrclr import Bundle
 from lrclr.bundle import Manifest, file_table
 from lrclr.cli import main
-from lrclr.errors import GateError, LrclrError, UsageError
+from lrclr.errors import ExportError, GateError, LrclrError, UsageError
 from lrclr.verification import Tolerances, verify
 from lrclr_export import ExportOptions, export_bundle
 from tests import bundles
@@ -212,6 +213,35 @@ def test_torch_failing_is_an_export_error(
     before = bundles.digests(old)
     assert main(["export", str(checkpoint_folder), "-o", str(old), "--fp32"]) == 1
     assert "error: image_encoder could not be exported: no translation for aten.something\n" in capsys.readouterr().err
+    assert_untouched(old, before)
+
+
+def test_a_graph_that_cannot_be_made_while_the_last_one_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Checkpoint,
+    fp32_graphs: Mapping[str, TypedGraph],
+    old: Path,
+) -> None:
+    before, threads = bundles.digests(old), threading.active_count()
+    traces_text, writes = threading.Event(), []
+    save = type(fp32_graphs["text_encoder"]).save
+
+    def waiting(graph: TypedGraph, path: Path) -> object:
+        writes.append((graph.name, traces_text.wait(60)))
+        return save(graph, path)
+
+    def fails_for_text(spec: GraphSpec, *, opset: int) -> TypedGraph:
+        if spec.name == "text_encoder":
+            traces_text.set()
+            raise ExportError("text_encoder could not be exported")
+        return fp32_graphs[spec.name]
+
+    monkeypatch.setattr("lrclr_export.onnx.onnx_graph.TypedGraph.save", waiting)
+    monkeypatch.setattr("lrclr_export.repository.pipeline.typed_onnx_from_module", fails_for_text)
+    with pytest.raises(ExportError, match="text_encoder"):
+        export_bundle(checkpoint, old, ExportOptions("fp32"))
+    assert writes == [("image_encoder", True)]
+    assert threading.active_count() == threads
     assert_untouched(old, before)
 
 

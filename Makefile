@@ -32,7 +32,7 @@ help:
 	@echo "make mutants    verify bundles with a hundred faults in each precision; writes which gate refuses each (ten minutes on 2 cores)"
 	@echo "make peers      compare lrclr with other programs that run the same weights (half an hour on 2 cores; torch.compile needs g++)"
 	@echo "make phantom    render the phantom data set, 29,000 radiographs (half an hour on 2 cores)"
-	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (about six hours of processor time; a stopped run continues; PROCESSES=2: two processes share each step; MACHINES=1: without images of a second machine)"
+	@echo "make checkpoint train the default checkpoint on the phantom data set and evaluate it (about eight hours of processor time; a stopped run continues; PROCESSES=2: two processes share each step; MACHINES=1: without images of a second machine)"
 	@echo "make checkpoint-seeds  tune its base with each loss and SEEDS=\"0 1 2\", and compare the losses (two and a half more hours)"
 	@echo "make samples    render the sample radiographs again from the CT"
 	@echo "make dist       a wheel and an sdist, the same bytes wherever they are built, with their bill of materials"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from transformers import CLIPConfig, CLIPModel
+
+from lrclr.model import LrclrConfig, LrclrModel
 
 if TYPE_CHECKING:
     from lrclr.checkpoints import Checkpoint
@@ -22,3 +25,16 @@ def plain_clip(checkpoint: Checkpoint) -> CLIPModel:
     weights = {name: value for name, value in checkpoint.model.state_dict().items() if "fusion_head" not in name}
     clip.load_state_dict(weights)
     return clip
+
+
+def without_convolutions(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without the convolutions beside its patch embedding, which other programs do not have.
+
+    It answers worse, so it is for speed, and for whether programs agree.
+    """
+    config = checkpoint.config.to_dict()
+    config["vision_config"] = {**config["vision_config"], "model_type": "clip_vision_model"}
+    model = LrclrModel(LrclrConfig.from_dict(config)).eval()
+    weights = checkpoint.model.state_dict()
+    model.load_state_dict({name: value for name, value in weights.items() if ".stem." not in name})
+    return replace(checkpoint, model=model)

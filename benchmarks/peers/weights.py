@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.peers.catalogue import RANDOM
 from benchmarks.peers.works import Inputs
-from benchmarks.plain_clip import plain_clip
+from benchmarks.plain_clip import plain_clip, without_convolutions
 from lrclr.checkpoints import Checkpoint, default_checkpoint, init_checkpoint, load_checkpoint
 from lrclr.errors import LrclrError
 from lrclr.preprocessing import from_canvas, to_canvas
@@ -25,14 +25,15 @@ _CLIP_SCALE = 2.6592  # CLIP's initial logit scale, as a logarithm
 
 
 def checkpoint_named(name: str, architecture: str = "vit-b-32") -> Checkpoint:
-    """`RANDOM`: random weights of that architecture. Otherwise the default checkpoint, changed by `with_last_end`.
+    """`RANDOM`: random weights of that architecture. Otherwise the default checkpoint, changed by
+    `without_convolutions` and `with_last_end`.
 
     The default checkpoint loses its calibration of single findings and its bias, since the other programs have one
     factor for all cosines.
     """
     if name == RANDOM:
         return init_checkpoint(architecture, preprocess="clip", score_scale=math.exp(_CLIP_SCALE))
-    checkpoint = with_last_end(load_checkpoint(default_checkpoint()))
+    checkpoint = with_last_end(without_convolutions(load_checkpoint(default_checkpoint())))
     checkpoint.config.finding_calibration, checkpoint.config.score_bias = None, 0.0
     return checkpoint
 

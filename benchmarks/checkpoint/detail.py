@@ -53,14 +53,16 @@ class StemReader(nn.Module):
         for each in self.stem.modules():
             if isinstance(each, nn.Conv2d):
                 nn.init.kaiming_normal_(each.weight, nonlinearity="relu")
+                assert each.bias is not None
                 nn.init.zeros_(each.bias)
         nn.init.zeros_(self.stem.project.weight)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Logits of the cells of each patch ``[B, 7, N, 4]``, float32."""
-        last = self.stem.maps(pixel_values.to(memory_format=torch.channels_last))[-1]
+        last: Tensor = self.stem.maps(pixel_values.to(memory_format=torch.channels_last))[-1]
         cells = self.head(last.flatten(2).transpose(1, 2)).unflatten(-1, (len(FINDINGS), CELLS**2))
-        return cells.transpose(1, 2).float()
+        of_findings: Tensor = cells.transpose(1, 2)
+        return of_findings.float()
 
 
 class StemRun:
@@ -78,7 +80,8 @@ class StemRun:
     @property
     def stem(self) -> nn.Module:
         """The convolutions."""
-        return self._reader.stem
+        stem: nn.Module = self._reader.stem
+        return stem
 
     def advance(self) -> dict[str, float]:
         """As `Run.advance`."""

@@ -109,7 +109,7 @@ class Network(Record, frozen=True):
         width, tokens = self.image[0], self.patches + 1
         embedding = 2 * self.patches * 3 * self.patch**2 * width
         pixels = self.patches * self.patch**2
-        stem = sum(2 * weights * pixels / 4**halvings for weights, halvings in self._stem())
+        stem = sum(2.0 * weights * pixels / 4.0**halvings for weights, halvings in self._stem())
         return embedding + stem + _tower(self.image, tokens) + 2 * width * self.projection
 
     def _stem(self) -> Iterator[tuple[int, int]]:

@@ -26,7 +26,8 @@ STEM: dict[str, Any] = {**SIZES, "model_type": "lrclr_stem_clip", "stem_channels
 
 def network(vision: dict[str, Any]) -> LrclrModel:
     torch.manual_seed(0)
-    return LrclrModel(LrclrConfig(vision_config=vision, projection_dim=24)).eval()
+    made: LrclrModel = LrclrModel(LrclrConfig(vision_config=vision, projection_dim=24)).eval()
+    return made
 
 
 @torch.no_grad()

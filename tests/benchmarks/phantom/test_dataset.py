@@ -133,6 +133,7 @@ def test_external_pictures_look_different(body: ct.Phantom) -> None:
     assert contact_sheet(pictures).size == (6 * 64, 64 + 30)
 
 
+@pytest.mark.slow
 def test_half_of_the_mixed_pictures_are_of_the_mobile_machine(
     body: ct.Phantom, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from benchmarks.phantom import known_place
 from benchmarks.phantom.picture import describe
@@ -14,9 +15,8 @@ from benchmarks.phantom.picture import describe
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
 
-
+@pytest.mark.slow
 def test_lesions_are_found_in_crops_that_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With made crops instead of rendered ones: noise, and in the first of each pair a spot in the middle."""
 

@@ -17,8 +17,10 @@ A run that starts from the weights of another one has no first part: its rate fa
 ::
 
     python -m benchmarks.checkpoint.base build/phantom/manifest.csv --pixels 112 -o build/machines-1/coarse.pt
+    python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --epochs 6 --pixels 112 \
+        --weights build/machines-1/coarse.pt -o build/machines-2/coarse.pt
     python -m benchmarks.checkpoint.base build/mixed/manifest.csv --split mixed --epochs 4 \
-        --weights build/machines-1/coarse.pt --stem build/machines-2/stem.pt -o build/machines-2/base.pt
+        --weights build/machines-2/coarse.pt --stem build/machines-2/stem.pt -o build/machines-2/base.pt
 
 The same command continues a run that was stopped.
 """
@@ -37,11 +39,12 @@ from torch import nn
 from benchmarks.checkpoint.images import CELLS, SIDE, SIZES, augmented, read_split
 from benchmarks.checkpoint.initial import initialise_tower, with_larger_patches
 from benchmarks.checkpoint.network import network
-from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
+from benchmarks.checkpoint.running import BATCH, RowBatches, descend, joined, place, run_to_end, share
 from benchmarks.commands import reports_errors
 from benchmarks.phantom.cases import FINDINGS
 from benchmarks.phantom.picture import SPLITS
 from lrclr._files import sha256_of
+from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -170,22 +173,13 @@ class BaseRun:
                 pixel_values[mine], None if kept is None else kept[mine]
             )
         parts = losses(cells, image, None if coverage is None else coverage[mine], labels[mine])
-        for optimizer in self._optimizers:
-            optimizer.zero_grad()
-        together = torch.stack(list(parts.values()))
-        together.sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types
-        means = together.detach()
-        average([means, *(each.grad for each in self._reader.parameters() if each.grad is not None)])
-        nn.utils.clip_grad_norm_(self._reader.parameters(), 1.0)
-        for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
-            optimizer.step()
-            schedule.step()
+        means = descend(parts, self._reader, self._optimizers, self._schedules)
         self.step += 1
         # At first the average is that of all steps, so that the initial weights do not stay in it.
         weight = max(1 - _KEPT, 1 / (self.step + 1))
         for name, value in self._reader.state_dict().items():
             self.average[name].lerp_(value, weight)
-        return dict(zip(parts, means.tolist(), strict=True))
+        return means
 
     def state(self) -> dict[str, Any]:
         """As `Run.state`."""
@@ -306,6 +300,10 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=5, help="passes through the split")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     options = parser.parse_args()
+    if options.stem is not None and options.weights is None:
+        raise UsageError(
+            "--stem needs --weights", fix="Without weights to start from, all of the tower is trained anew."
+        )
     data = read_split(options.dataset, options.split, options.pixels)
     steps = int(options.epochs * len(data.images) / BATCH)
     start = None

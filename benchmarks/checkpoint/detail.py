@@ -1,7 +1,7 @@
 r"""Before the image tower goes on at more pixels: trains the convolutions beside its patch embedding alone, on masks.
 
-The convolutions are a third of the time of the tower. Alone, they see four images in the time of one, and come to the
-tower with lung lesions already in their output.
+Alone, the convolutions see three images in the time in which the whole tower sees one, and they come to it with lung
+lesions already in their output.
 
 ::
 
@@ -13,7 +13,6 @@ The same command continues a run that was stopped.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from torch import nn
 from benchmarks.checkpoint.base import losses, of_patches, rows_with_lesions_repeated
 from benchmarks.checkpoint.images import CELLS, augmented, read_split
 from benchmarks.checkpoint.network import network
-from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
+from benchmarks.checkpoint.running import BATCH, RowBatches, descend, falling_rate, joined, place, run_to_end, share
 from benchmarks.commands import reports_errors
 from benchmarks.phantom.cases import FINDINGS
 from benchmarks.phantom.picture import SPLITS
@@ -59,7 +58,7 @@ class StemReader(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Logits of the cells of each patch ``[B, 7, N, 4]``, float32."""
-        last: Tensor = self.stem.maps(pixel_values.to(memory_format=torch.channels_last))[-1]
+        last: Tensor = self.stem.features(pixel_values.to(memory_format=torch.channels_last))
         cells = self.head(last.flatten(2).transpose(1, 2)).unflatten(-1, (len(FINDINGS), CELLS**2))
         of_findings: Tensor = cells.transpose(1, 2)
         return of_findings.float()
@@ -75,7 +74,9 @@ class StemRun:
         self._rng = torch.Generator().manual_seed(seed + 1)
         self._rows = RowBatches(rows_with_lesions_repeated(data), seed + 2)
         self._optimizer = torch.optim.AdamW(self._reader.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.05)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: falling_rate(step, steps, _WARM_UP)
+        )
 
     @property
     def stem(self) -> nn.Module:
@@ -92,16 +93,9 @@ class StemRun:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             cells = self._reader(pixel_values[mine])
         parts = losses(cells, None, of_patches(covered)[mine], labels[mine])
-        self._optimizer.zero_grad()
-        together = torch.stack(list(parts.values()))
-        together.sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types
-        means = together.detach()
-        average([means, *(each.grad for each in self._reader.parameters() if each.grad is not None)])
-        nn.utils.clip_grad_norm_(self._reader.parameters(), 1.0)
-        self._optimizer.step()
-        self._schedule.step()
+        means = descend(parts, self._reader, [self._optimizer], [self._schedule])
         self.step += 1
-        return dict(zip(parts, means.tolist(), strict=True))
+        return means
 
     def state(self) -> dict[str, Any]:
         """As `Run.state`."""
@@ -122,10 +116,6 @@ class StemRun:
         self._schedule.load_state_dict(state["schedule"])
         self._rng.set_state(state["rng"])
         self._rows.restore(state["rows"])
-
-    def _rate(self, step: int) -> float:
-        """Share of the learning rate: a linear warm-up, then a cosine down to a fiftieth."""
-        return min(1.0, (step + 1) / _WARM_UP) * (0.49 * (1 + math.cos(math.pi * step / self.steps)) + 0.02)
 
 
 @reports_errors

@@ -5,6 +5,7 @@ The same command continues a run that was stopped, also with another number of p
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -13,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from lrclr._files import replace_file
 from lrclr.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["BATCH", "RowBatches", "Run", "average", "joined", "place", "run_to_end", "share"]
+__all__ = ["BATCH", "RowBatches", "Run", "average", "descend", "falling_rate", "joined", "place", "run_to_end", "share"]
 
 BATCH = 32
 _SAVE_EVERY = 100
@@ -115,6 +116,35 @@ def average(tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             distributed.all_reduce(tensor)
             tensor.div_(processes)
+
+
+def falling_rate(step: int, steps: int, warm_up: int) -> float:
+    """Share of the learning rate: a linear warm-up, then a cosine down to a fiftieth."""
+    return min(1.0, (step + 1) / warm_up) * (0.49 * (1 + math.cos(math.pi * step / steps)) + 0.02)
+
+
+def descend(
+    parts: Mapping[str, Tensor],
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    schedules: Sequence[torch.optim.lr_scheduler.LRScheduler],
+) -> dict[str, float]:
+    """Make one step down the sum of the parts of a loss, with the gradients of all processes.
+
+    Returns:
+        The means of the parts over all processes.
+    """
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    together = torch.stack(list(parts.values()))
+    together.sum().backward()  # type: ignore[no-untyped-call]  # torch declares no types
+    means = together.detach()
+    average([means, *(each.grad for each in module.parameters() if each.grad is not None)])
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    for optimizer, schedule in zip(optimizers, schedules, strict=True):
+        optimizer.step()
+        schedule.step()
+    return dict(zip(parts, means.tolist(), strict=True))
 
 
 def run_to_end(run: Run, output: Path, settings: Mapping[str, object]) -> None:

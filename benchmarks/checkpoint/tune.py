@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.checkpoint.images import SIZES, read_reports
 from benchmarks.checkpoint.initial import initialise_fusion
 from benchmarks.checkpoint.network import CONTEXT, REGIONS, network
-from benchmarks.checkpoint.running import BATCH, RowBatches, average, joined, place, run_to_end, share
+from benchmarks.checkpoint.running import BATCH, RowBatches, average, falling_rate, joined, place, run_to_end, share
 from benchmarks.checkpoint.views import read_views, split_of
 from benchmarks.checkpoint.vocabulary import learn_tokenizer
 from benchmarks.commands import reports_errors
@@ -74,7 +74,9 @@ class TuneRun:
         initialise_fusion(self.model.fusion_head, torch.Generator().manual_seed(seed + 3))
         self._task = ContrastiveTask(self.model, LossSettings(local=local, pairs_at_once=0))
         self._optimizer = _optimizer(self.model)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: falling_rate(step, steps, _WARM_UP)
+        )
         self._rows = RowBatches(np.arange(len(views.rows)), seed + 2)
 
     def advance(self) -> dict[str, float]:
@@ -134,10 +136,6 @@ class TuneRun:
         return Checkpoint(
             self.model, self.tokenizer, PreprocessSpec.clip(SIZES[-1]), findings, source="lrclr", sha256=""
         )
-
-    def _rate(self, step: int) -> float:
-        """Share of the learning rate: a linear warm-up, then a cosine down to a fiftieth."""
-        return min(1.0, (step + 1) / _WARM_UP) * (0.49 * (1 + math.cos(math.pi * step / self.steps)) + 0.02)
 
 
 def _optimizer(model: LrclrModel) -> torch.optim.Optimizer:

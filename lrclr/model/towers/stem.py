@@ -61,18 +61,17 @@ class Stem(nn.Module):
         self.refine = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in channels[1:-1])
         self.project = nn.Conv2d(channels[-1], channels[-1], 1)
 
-    def maps(self, pixel_values: Tensor) -> list[Tensor]:
-        """The feature maps ``[B, channels, H / 2**i, W / 2**i]`` after each step i."""
-        hidden, maps = pixel_values, []
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """What the last step gives, ``[B, D, H / 2**n, W / 2**n]``, before its projection."""
+        hidden = pixel_values
         for number, halve in enumerate(self.halve):
             hidden = nn.functional.relu(halve(hidden))
             if 1 <= number <= len(self.refine):
                 hidden = hidden + nn.functional.relu(self.refine[number - 1](hidden))
-            maps.append(hidden)
-        return maps
+        return hidden
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        projected: Tensor = self.project(self.maps(pixel_values)[-1])
+        projected: Tensor = self.project(self.features(pixel_values))
         return projected
 
 

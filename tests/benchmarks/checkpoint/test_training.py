@@ -11,6 +11,7 @@ import torch
 from torch.distributed.run import get_args_parser
 
 from benchmarks.checkpoint.base import BaseRun, Reader
+from benchmarks.checkpoint.base import main as base_main
 from benchmarks.checkpoint.curves import losses_of
 from benchmarks.checkpoint.detail import StemRun
 from benchmarks.checkpoint.images import as_pixel_values
@@ -29,11 +30,15 @@ from tests.benchmarks.checkpoint.shared_steps import after_two_steps, smooth_ima
 from tests.training.conftest import start
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
-    from typing import Any
+    from typing import Any, TypeVar
 
+    from benchmarks.checkpoint.running import Run
     from lrclr.model.fusion import FusionBlock
     from lrclr.training import LocalLoss
+
+    AnyRun = TypeVar("AnyRun", bound=Run)
 
 
 def through_file(state: dict[str, Any]) -> dict[str, Any]:
@@ -42,6 +47,17 @@ def through_file(state: dict[str, Any]) -> dict[str, Any]:
     torch.save(state, file)
     file.seek(0)
     return cast("dict[str, Any]", torch.load(file, weights_only=True))
+
+
+def two_steps(make: Callable[[], AnyRun]) -> tuple[AnyRun, AnyRun, Mapping[str, float]]:
+    """A run after two steps, one that was stopped after the first step and continued, and the losses of the former."""
+    straight, stopped, continued = (make() for _ in range(3))
+    straight.advance()
+    parts = straight.advance()
+    stopped.advance()
+    continued.restore(through_file(stopped.state()))
+    continued.advance()
+    return straight, continued, parts
 
 
 def test_the_first_patch_embedding_makes_all_components_of_patches_equal() -> None:
@@ -132,13 +148,8 @@ def test_a_reader_of_some_patches_answers_for_these() -> None:
 @pytest.mark.parametrize("from_masks", [True, False])
 def test_a_continued_run_ends_with_the_same_weights(*, from_masks: bool) -> None:
     data = split()
-    straight, stopped, continued = (BaseRun(data, from_masks=from_masks, steps=2, seed=0) for _ in range(3))
-    for _ in range(2):
-        parts = straight.advance()
+    straight, continued, parts = two_steps(lambda: BaseRun(data, from_masks=from_masks, steps=2, seed=0))
     assert ("cells" in parts) == from_masks
-    stopped.advance()
-    continued.restore(through_file(stopped.state()))
-    continued.advance()
     for name, weights in straight.tower.items():
         torch.testing.assert_close(continued.tower[name], weights, rtol=0, atol=0)
 
@@ -154,14 +165,18 @@ def test_a_run_that_starts_from_weights_has_them_and_reads_all_patches(monkeypat
 
 def test_a_continued_run_of_the_convolutions_ends_with_the_same_weights() -> None:
     data = split()
-    straight, stopped, continued = (StemRun(data, steps=2, seed=0) for _ in range(3))
-    for _ in range(2):
-        straight.advance()
-    stopped.advance()
-    continued.restore(through_file(stopped.state()))
-    continued.advance()
+    straight, continued, _ = two_steps(lambda: StemRun(data, steps=2, seed=0))
     for name, weights in straight.stem.state_dict().items():
         torch.testing.assert_close(continued.stem.state_dict()[name], weights, rtol=0, atol=0)
+
+
+def test_convolutions_need_weights_of_a_tower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(tmp_path / name) for name in ("manifest.csv", "base.pt", "stem.pt")]
+    monkeypatch.setattr("sys.argv", ["", paths[0], "-o", paths[1], "--stem", paths[2]])
+    assert base_main() == 2
+    assert "--stem needs --weights" in capsys.readouterr().err
 
 
 @torch.no_grad()
@@ -182,12 +197,7 @@ def test_a_continued_tuning_ends_with_the_same_weights(local: LocalLoss) -> None
         network(vocabulary=512).vision_model.state_dict(),
     )
     views = Views(torch.arange(48), torch.randn(48, 5, 192).half())
-    straight, stopped, continued = (TuneRun(reports, views, base, local=local, steps=3, seed=0) for _ in range(3))
-    for _ in range(2):
-        straight.advance()
-    stopped.advance()
-    continued.restore(through_file(stopped.state()))
-    continued.advance()
+    straight, continued, _ = two_steps(lambda: TuneRun(reports, views, base, local=local, steps=3, seed=0))
     for name, weights in straight.model.state_dict().items():
         torch.testing.assert_close(continued.model.state_dict()[name], weights, rtol=0, atol=0)
     assert straight.checkpoint().model.config.fusion_trained == (local != "none")
